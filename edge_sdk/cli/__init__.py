@@ -1,0 +1,1 @@
+"""argv, settings files, environment, exit codes, printing: the only room that does these."""

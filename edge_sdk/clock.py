@@ -1,0 +1,49 @@
+"""The only module that reads a clock or waits; everyone else is handed a Clock."""
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Time as the SDK sees it: wall time for people, boot time for arithmetic."""
+
+    def wall_s(self) -> float:
+        """Unix time in seconds; may jump when the board's clock is set."""
+        ...
+
+    def boot_s(self) -> float:
+        """Seconds since boot, suspend included; never jumps back while the machine is up."""
+        ...
+
+    def tick_ns(self) -> int:
+        """Monotonic nanoseconds for differences of one process."""
+        ...
+
+    def sleep(self, seconds: float) -> None:
+        """Waits for `seconds`."""
+        ...
+
+
+class SystemClock:
+    """The machine's own clocks.
+
+    >>> clock = SystemClock()
+    >>> start_ns = clock.tick_ns()
+    >>> clock.tick_ns() >= start_ns
+    True
+    """
+
+    def wall_s(self) -> float:
+        """Unix time in seconds."""
+        return time.time()
+
+    def boot_s(self) -> float:
+        """Seconds since boot, suspend included (CLOCK_BOOTTIME; Linux)."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    tick_ns = staticmethod(time.perf_counter_ns)
+    """Monotonic nanoseconds; the C function itself, since the hot path calls it several times per inference."""
+
+    def sleep(self, seconds: float) -> None:
+        """Blocks the calling thread for `seconds`."""
+        time.sleep(seconds)

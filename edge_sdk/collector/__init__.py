@@ -1,0 +1,1 @@
+"""Telemetry to series: ingest, store, receipts (server)."""

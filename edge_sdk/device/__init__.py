@@ -1,0 +1,1 @@
+"""Bundle and input to answers and telemetry: the on-device runtime (Jetson)."""

@@ -1,0 +1,48 @@
+"""What a back end must do: three methods. The Engine around it adds checks, timing and error translation."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+from numpy.typing import NDArray
+
+from edge_sdk.records import tensors
+
+Tensors: TypeAlias = dict[str, NDArray[Any]]
+
+
+class StageTimes:
+    """Where a back end says how long its copies took; what it leaves at zero counts as compute."""
+
+    __slots__ = ("copy_in_ns", "copy_out_ns")
+
+    def __init__(self) -> None:
+        self.copy_in_ns = 0
+        self.copy_out_ns = 0
+
+
+class Backend(Protocol):
+    """A loaded model. Made by a factory ``(model: Path, options: Mapping[str, str | int]) -> Backend``."""
+
+    def inputs(self) -> tuple[tensors.TensorSpec, ...]:
+        """Gives what the model takes."""
+        ...
+
+    def run(self, feeds: Mapping[str, NDArray[Any]], spent: StageTimes) -> Tensors:
+        """Runs once on arrays that fit `inputs`; the outputs belong to the caller.
+
+        May raise anything: the Engine translates it to EngineError.
+        """
+        ...
+
+    def close(self) -> None:
+        """Gives everything back; called once."""
+        ...
+
+
+class BackendFactory(Protocol):
+    """What a row of the table names."""
+
+    def __call__(self, model: Path, options: Mapping[str, str | int]) -> Backend:
+        """Loads `model`."""
+        ...

@@ -1,0 +1,66 @@
+"""The table of back ends: a name, or the user's own ``module:Class``; nothing heavy is imported until it is chosen."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple, cast
+
+from edge_sdk import errors, imports
+from edge_sdk.engines.engine import Engine
+from edge_sdk.engines.protocol import BackendFactory
+from edge_sdk.records import tensors
+
+
+class Row(NamedTuple):
+    """A back end: where its factory is, and what brings its package."""
+
+    spec: str
+    remedy: str
+
+
+BACKENDS: dict[str, Row] = {
+    "onnxruntime": Row("edge_sdk.engines.ort:OrtBackend", "pip install 'edge_sdk[device]'"),
+}
+
+
+def open_backend(
+    name: str,
+    model: Path,
+    *,
+    outputs: tuple[tensors.TensorSpec, ...] = (),
+    options: Mapping[str, str | int] | None = None,
+) -> Engine:
+    """Gives a running Engine.
+
+    Args:
+        name: a row of BACKENDS, or ``module:Class`` of the user's own back end.
+        model: the file it loads.
+        outputs: what the model gives, if known (from the manifest); empty keeps whatever the back end returns.
+        options: for the back end, for example ``{"threads": 1}``.
+
+    Raises:
+        UsageError: no such back end, or its package is not installed.
+        EngineError: the back end could not load the model.
+    """
+    factory = _factory(name)
+    try:
+        backend = factory(model, options or {})
+    except errors.EdgeError:
+        raise
+    except Exception as error:  # boundary: a foreign back end may raise anything while it loads
+        raise errors.EngineError(f"{name} could not load {model}: {error}") from error
+    return Engine(backend, name=name, outputs=outputs)
+
+
+def _factory(name: str) -> BackendFactory:
+    row = BACKENDS.get(name)
+    if row is None and ":" not in name:
+        known = ", ".join(sorted(BACKENDS))
+        raise errors.UsageError(
+            f"no back end {name!r}{imports.nearest(name, BACKENDS)}; known: {known}, or your own as module:Class"
+        )
+    try:
+        found = imports.object_from_spec(row.spec if row else name)
+    except ModuleNotFoundError as error:
+        remedy = row.remedy if row else f"install {error.name}"
+        raise errors.UsageError(f"back end {name!r} needs the package {error.name!r}: {remedy}") from error
+    return cast(BackendFactory, found)

@@ -1,0 +1,1 @@
+"""Publish and subscribe: the protocol, in process, and over MQTT (the only door to paho)."""

@@ -1,0 +1,89 @@
+"""What a link promises; the in-memory one and MQTT pass the same checks (edge_sdk.testing.link_checks)."""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+
+class Message(NamedTuple):
+    """One message as it came in."""
+
+    topic: str
+    payload: bytes
+    retained: bool
+
+
+Handler = Callable[[Message], None]
+"""Called for every message, one at a time, never on the publisher's thread. What it raises is counted in
+`LinkState.handler_errors` and logged; it never stops the link."""
+
+
+class Will(NamedTuple):
+    """What the broker publishes (retained, QoS 1) when this client vanishes without a goodbye."""
+
+    topic: str
+    payload: bytes
+
+
+class LinkState(msgspec.Struct, frozen=True):
+    """A link at one moment.
+
+    Attributes:
+        is_connected: the broker has accepted us and the network thread is alive.
+        connects: accepted connections since `open`.
+        published: messages that the broker has acknowledged (QoS 1). Not a receipt: see records.telemetry.Receipt.
+        refused: publishes that failed or that the broker refused with a reason code.
+        received: messages handed to handlers.
+        handler_errors: exceptions that handlers raised.
+        in_flight: published but not yet acknowledged by the broker.
+        last_error: why the last connection or publish failed; empty when none did.
+    """
+
+    is_connected: bool
+    connects: int
+    published: int
+    refused: int
+    received: int
+    handler_errors: int
+    in_flight: int
+    last_error: str
+
+
+class Link(Protocol):
+    """A connection to a broker that mends itself.
+
+    Order of use: `subscribe` and `on_connect` first, then `open`, then `publish`, then `close`.
+    """
+
+    def open(self) -> None:
+        """Starts connecting in the background and returns at once; a broker that is not there yet is no error."""
+        ...
+
+    def on_connect(self, act: Callable[[], None]) -> None:
+        """Has `act` called after every accepted connect, subscriptions done; it may publish."""
+        ...
+
+    def subscribe(self, topic_filter: str, handler: Handler) -> None:
+        """Has `handler` called for messages that match (MQTT wildcards); survives reconnects."""
+        ...
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        """Hands one QoS 1 message to the broker, without waiting for its acknowledgement.
+
+        Raises:
+            LinkError: not connected, or too many messages in flight. Nothing was queued: keep it and try again.
+        """
+        ...
+
+    def wait_for_connected(self, timeout_s: float) -> bool:
+        """Tells whether a connection stood within `timeout_s`."""
+        ...
+
+    def snapshot(self) -> LinkState:
+        """Gives the state at this moment."""
+        ...
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """Lets messages in flight go out for at most `timeout_s`, says goodbye (no will is sent) and stops."""
+        ...

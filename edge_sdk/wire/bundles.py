@@ -1,0 +1,193 @@
+"""The bundle on disk: a flat folder whose manifest lists every file with size and SHA-256.
+
+Reading refuses what is missing, changed, extra, a link or a folder, and hashes every byte before anything is used.
+Writing is all or nothing: a staging folder beside the target, synced, then renamed.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from edge_sdk import errors
+from edge_sdk.records import bundle
+
+MANIFEST = "manifest.json"
+SIGNATURE = "manifest.sig"
+INT8_MODEL = "model.int8.onnx"
+FLOAT_MODEL = "model.float.onnx"
+CALIBRATION = "calibration.json"
+GOLDEN = "golden.npz"
+REPORT_JSON = "report.json"
+REPORT_HTML = "report.html"
+
+MAX_MANIFEST_BYTES = 1024 * 1024
+_CHUNK_BYTES = 1024 * 1024
+
+
+class Bundle(NamedTuple):
+    """A bundle whose every byte was checked against its manifest.
+
+    Attributes:
+        path: the folder.
+        digest: SHA-256 of the manifest's bytes; names the bundle everywhere.
+        manifest: what it says about itself.
+    """
+
+    path: Path
+    digest: str
+    manifest: bundle.Manifest
+
+    def file(self, name: str) -> Path:
+        """Gives the path of a file that the manifest lists.
+
+        Raises:
+            BundleError: it lists no such file.
+        """
+        if name not in self.manifest.files:
+            raise errors.BundleError(f"{self.path} has no {name}; it lists {', '.join(sorted(self.manifest.files))}")
+        return self.path / name
+
+
+def read_bundle(path: Path) -> Bundle:
+    """Gives the bundle in the folder `path` after checking every byte of it.
+
+    Raises:
+        BundleError: not a bundle, a schema this SDK does not know, or a file that is missing, changed or not listed.
+    """
+    manifest_bytes = _manifest_bytes(path)
+    manifest = manifest_from_bytes(manifest_bytes, source=str(path / MANIFEST))
+    present = {entry.name for entry in os.scandir(path)}
+    listed = set(manifest.files) | {MANIFEST}
+    if extra := sorted(present - listed - {SIGNATURE}):
+        raise errors.BundleError(
+            f"{path} holds files that its manifest does not list: {', '.join(extra)}; remove them or build it again"
+        )
+    if missing := sorted(listed - present):
+        raise errors.BundleError(f"{path} lacks files that its manifest lists: {', '.join(missing)}; copy it again")
+    for name, entry in manifest.files.items():
+        _check_file(path / name, entry)
+    return Bundle(path, hashlib.sha256(manifest_bytes).hexdigest(), manifest)
+
+
+def manifest_from_bytes(payload: bytes, source: str = MANIFEST) -> bundle.Manifest:
+    """Gives the Manifest in `payload`.
+
+    Raises:
+        BundleError: not JSON, not a manifest, or of a newer schema.
+    """
+    try:
+        schema = msgspec.json.decode(payload, type=_Schema).schema
+        if schema > bundle.SCHEMA:
+            raise errors.BundleError(
+                f"{source} has bundle schema {schema}, this edge_sdk reads up to {bundle.SCHEMA}; update edge_sdk here"
+            )
+        return msgspec.json.decode(payload, type=bundle.Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise errors.BundleError(f"{source} is not a bundle manifest: {error}") from error
+
+
+def canonical_bytes(record: msgspec.Struct) -> bytes:
+    """Gives the one byte form of a record: JSON, keys sorted, no spaces.
+
+    Digests and signatures cover these bytes as written, never a decoded and re-encoded copy.
+    """
+    return msgspec.json.encode(record, order="sorted")
+
+
+def file_entry(content: bytes) -> bundle.FileEntry:
+    """Gives size and SHA-256 of a file's content."""
+    return bundle.FileEntry(len(content), hashlib.sha256(content).hexdigest())
+
+
+def write_bundle(target: Path, manifest: bundle.Manifest, files: Mapping[str, bytes], *, replace: bool = False) -> Bundle:
+    """Writes a bundle folder: all of it or nothing.
+
+    Args:
+        target: the folder to make; its parent must exist.
+        manifest: lists exactly `files`.
+        files: content by name.
+        replace: an existing bundle at `target` gives way.
+
+    Raises:
+        UsageError: `target` exists and is no bundle, or `replace` is off.
+    """
+    check_target(target, replace=replace)
+    assert {name: file_entry(content) for name, content in files.items()} == manifest.files
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        for name, content in {**files, MANIFEST: canonical_bytes(manifest)}.items():
+            _write_synced(staging / name, content)
+        staging.chmod(0o755)
+        _sync_folder(staging)
+        if target.exists():
+            shutil.rmtree(target)
+        staging.rename(target)
+        _sync_folder(target.parent)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return read_bundle(target)
+
+
+def check_target(target: Path, *, replace: bool) -> None:
+    """Raises UsageError unless a bundle may be written at `target`; asked before the long work starts."""
+    if not target.parent.is_dir():
+        raise errors.UsageError(f"the folder {target.parent} does not exist; make it first")
+    if not target.exists():
+        return
+    if not (target / MANIFEST).is_file():
+        raise errors.UsageError(f"{target} exists and is not a bundle; choose another name")
+    if not replace:
+        raise errors.UsageError(f"{target} exists; choose another name or allow it to be replaced (--force)")
+
+
+class _Schema(msgspec.Struct):
+    schema: int
+
+
+def _manifest_bytes(path: Path) -> bytes:
+    if not path.is_dir():
+        raise errors.BundleError(f"{path} is not a bundle: expected a folder with {MANIFEST}")
+    file = path / MANIFEST
+    if not file.is_file() or file.is_symlink():
+        raise errors.BundleError(f"{path} is not a bundle: it has no {MANIFEST}")
+    if file.stat().st_size > MAX_MANIFEST_BYTES:
+        raise errors.BundleError(f"{file} has {file.stat().st_size} bytes; a manifest has at most {MAX_MANIFEST_BYTES}")
+    return file.read_bytes()
+
+
+def _check_file(file: Path, entry: bundle.FileEntry) -> None:
+    if file.is_symlink() or not file.is_file():
+        raise errors.BundleError(f"{file} is not a plain file; a bundle holds no links and no folders")
+    size_bytes = file.stat().st_size
+    if size_bytes != entry.size_bytes:
+        raise errors.BundleError(f"{file} has {size_bytes} bytes, the manifest says {entry.size_bytes}; copy it again")
+    sha256 = hashlib.sha256()
+    with file.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            sha256.update(chunk)
+    if sha256.hexdigest() != entry.sha256:
+        raise errors.BundleError(
+            f"{file} does not match the manifest: SHA-256 {sha256.hexdigest()[:16]}..., expected {entry.sha256[:16]}...; "
+            "the file was changed or damaged after packing, copy the bundle again"
+        )
+
+
+def _write_synced(file: Path, content: bytes) -> None:
+    with file.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
