@@ -68,6 +68,8 @@ def version() -> str:
 
 def _spec(argument: Any) -> tensors.TensorSpec:
     if argument.type not in _DTYPES:
-        raise errors.ModelError(f"input {argument.name!r} is a {argument.type}; only plain tensors of numbers are served")
+        raise errors.ModelError(
+            f"input {argument.name!r} is a {argument.type}; only plain tensors of numbers are served"
+        )
     shape = tuple(axis if isinstance(axis, int) else None for axis in argument.shape)
     return tensors.TensorSpec(argument.name, _DTYPES[argument.type], shape)

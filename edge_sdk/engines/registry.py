@@ -63,4 +63,4 @@ def _factory(name: str) -> BackendFactory:
     except ModuleNotFoundError as error:
         remedy = row.remedy if row else f"install {error.name}"
         raise errors.UsageError(f"back end {name!r} needs the package {error.name!r}: {remedy}") from error
-    return cast(BackendFactory, found)
+    return cast("BackendFactory", found)

@@ -105,7 +105,9 @@ def file_entry(content: bytes) -> bundle.FileEntry:
     return bundle.FileEntry(len(content), hashlib.sha256(content).hexdigest())
 
 
-def write_bundle(target: Path, manifest: bundle.Manifest, files: Mapping[str, bytes], *, replace: bool = False) -> Bundle:
+def write_bundle(
+    target: Path, manifest: bundle.Manifest, files: Mapping[str, bytes], *, replace: bool = False
+) -> Bundle:
     """Writes a bundle folder: all of it or nothing.
 
     Args:

@@ -51,4 +51,3 @@ def from_bytes(payload: bytes, kind: type[_Record]) -> _Record:
         raise errors.PayloadError(f"not a {kind.__name__}: a NUL character in a string")
     assert isinstance(record, kind)
     return record
-

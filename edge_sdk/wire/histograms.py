@@ -21,7 +21,12 @@ def to_text(histogram: histograms.Histogram) -> str:
     'DACAAgQBAAIC'
     """
     out = bytearray()
-    for number in (_zigzag(histogram.scale), histogram.zero_count, _zigzag(histogram.offset), len(histogram.counts)):
+    for number in (
+        _zigzag(histogram.scale),
+        histogram.zero_count,
+        _zigzag(histogram.offset),
+        len(histogram.counts),
+    ):
         _append_varint(out, number)
     counts = histogram.counts
     position = 0

@@ -1,0 +1,57 @@
+"""Reads settings from TOML into a frozen struct; an unknown key is an error that names the nearest known one."""
+
+import sys
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from edge_sdk import errors, imports
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_Settings = TypeVar("_Settings", bound=msgspec.Struct)
+
+
+def read_settings(file: Path, kind: type[_Settings]) -> _Settings:
+    """Gives the settings in a TOML file.
+
+    Raises:
+        SettingsError: no such file, not TOML, an unknown key, or a value outside its bounds.
+    """
+    return settings_from_table(read_table(file), kind, source=str(file))
+
+
+def read_table(file: Path) -> dict[str, Any]:
+    """Gives the tables of a TOML file.
+
+    Raises:
+        SettingsError: no such file, or not TOML.
+    """
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise errors.SettingsError(f"cannot read the settings file {file}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise errors.SettingsError(f"{file} is not TOML: {error}") from error
+
+
+def settings_from_table(table: dict[str, Any], kind: type[_Settings], *, source: str) -> _Settings:
+    """Gives the settings in `table`; fields it lacks keep their defaults.
+
+    Raises:
+        SettingsError: an unknown key, or a value outside its bounds.
+    """
+    known = {field.encode_name for field in msgspec.structs.fields(kind)}
+    for key in table:
+        if key not in known:
+            raise errors.SettingsError(
+                f"{source}: unknown setting {key!r}{imports.nearest(key, known)}; known: {', '.join(sorted(known))}"
+            )
+    try:
+        return msgspec.convert(table, kind)
+    except msgspec.ValidationError as error:
+        raise errors.SettingsError(f"{source}: {error}") from error
