@@ -82,7 +82,8 @@ def overview() -> str:
         "Edge deployment for NVIDIA Jetson: gated INT8 bundles, an on-device runtime, telemetry that arrives.\n\n"
         f"{rows}\n"
         "`edge-sdk COMMAND --help` explains one, with an example. Every command takes --json.\n"
-        "Exit codes: 0 ok, 1 the answer is no, 2 usage, 3 bundle refused, 4 engine failed, 5 link failed, 70 internal fault.\n\n"
+        "Exit codes: 0 ok, 1 the answer is no, 2 usage, 3 bundle refused, 4 engine failed, 5 link failed,\n"
+        "70 internal fault.\n\n"
         "example: edge-sdk demo\n"
     )
 

@@ -32,11 +32,12 @@ def read_table(file: Path) -> dict[str, Any]:
         SettingsError: no such file, or not TOML.
     """
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        table: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise errors.SettingsError(f"cannot read the settings file {file}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise errors.SettingsError(f"{file} is not TOML: {error}") from error
+    return table
 
 
 def settings_from_table(table: dict[str, Any], kind: type[_Settings], *, source: str) -> _Settings:

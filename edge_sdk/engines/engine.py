@@ -1,4 +1,4 @@
-"""The Engine: what callers hold. It checks the request, times the stages and translates errors, whatever runs inside."""
+"""The Engine: what callers hold. It checks the request, times the stages and translates errors."""
 
 import threading
 from collections.abc import Mapping

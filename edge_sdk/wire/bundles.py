@@ -127,10 +127,7 @@ def write_bundle(
             _write_synced(staging / name, content)
         staging.chmod(0o755)
         _sync_folder(staging)
-        if target.exists():
-            shutil.rmtree(target)
-        staging.rename(target)
-        _sync_folder(target.parent)
+        _put_in_place(staging, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return read_bundle(target)
@@ -175,9 +172,25 @@ def _check_file(file: Path, entry: bundle.FileEntry) -> None:
             sha256.update(chunk)
     if sha256.hexdigest() != entry.sha256:
         raise errors.BundleError(
-            f"{file} does not match the manifest: SHA-256 {sha256.hexdigest()[:16]}..., expected {entry.sha256[:16]}...; "
-            "the file was changed or damaged after packing, copy the bundle again"
+            f"{file} does not match the manifest: SHA-256 {sha256.hexdigest()[:16]}..., "
+            f"expected {entry.sha256[:16]}...; "
+            "it was changed or damaged after packing, copy the bundle again"
         )
+
+
+def _put_in_place(staging: Path, target: Path) -> None:
+    """Renames `staging` to `target`; what stood there is whole, under its own name or set aside, until that is done."""
+    aside = staging.with_name(f"{staging.name}.old")
+    if target.exists():
+        target.rename(aside)
+    try:
+        staging.rename(target)
+    except OSError:
+        if aside.exists():
+            aside.rename(target)
+        raise
+    _sync_folder(target.parent)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _write_synced(file: Path, content: bytes) -> None:

@@ -1,0 +1,51 @@
+"""Finishes a bundle on the machine that will run it: the plan goes into the bundle, listed in its manifest."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from edge_sdk import errors
+from edge_sdk.engines import bundled, compilers
+from edge_sdk.engines.nvidia import ShapeRange
+from edge_sdk.records.bundle import CompilerReport
+from edge_sdk.wire import bundles
+
+
+class Finished(NamedTuple):
+    """The bundle with its new engine, and what the compiler said."""
+
+    bundle: bundles.Bundle
+    plan: str
+    report: CompilerReport
+
+
+def compile_bundle(
+    path: Path,
+    *,
+    compiler: str,
+    shapes: Mapping[str, ShapeRange] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Finished:
+    """Builds the bundle's engine with one of NVIDIA's compilers and adds it as ``engine.<target>.plan``.
+
+    The manifest lists every file, so it is written anew and the bundle's digest changes; until the new folder is
+    whole, the old one stays as it is.
+
+    Raises:
+        BundleError: the bundle does not hold, or it is signed: adding a file would void the signature.
+        UsageError: no such compiler here.
+        EngineError: the compiler refused the model, in its own words.
+    """
+    checked = bundles.read_bundle(path)
+    if (path / bundles.SIGNATURE).exists():
+        raise errors.BundleError(f"{path} is signed; an engine can only be added before signing, so compile it first")
+    model = checked.file(bundled.MODELS[checked.manifest.precision]).read_bytes()
+    compiled = compilers.compile_model(model, name=compiler, shapes=shapes, progress=progress)
+    plan = f"engine.{compiled.target}.plan"
+    files = {name: (path / name).read_bytes() for name in checked.manifest.files} | {plan: compiled.plan}
+    manifest = msgspec.structs.replace(
+        checked.manifest, files={name: bundles.file_entry(content) for name, content in files.items()}
+    )
+    return Finished(bundles.write_bundle(path, manifest, files, replace=True), plan, compiled.report)
