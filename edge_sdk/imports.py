@@ -4,7 +4,6 @@ Three tables need it: the back ends of `engines` and the commands of `cli`, so t
 it is chosen, and the user's own ``module:function`` for data and metrics.
 """
 
-import difflib
 import importlib
 from collections.abc import Iterable
 
@@ -46,6 +45,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
     >>> nearest("brokr", ["broker", "site"])
     " (did you mean 'broker'?)"
     """
+    import difflib  # noqa: PLC0415 - only a mistake needs it, and it doubles the start of every command
+
     close = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 

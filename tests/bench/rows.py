@@ -1,0 +1,68 @@
+"""One row per figure, always beside the floor that was measured in the same run."""
+
+import argparse
+import datetime
+import json
+import platform
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+LAST = Path(__file__).with_name("last")
+
+
+class Row(NamedTuple):
+    """A figure. `ratio` is value / floor; `bar` is what it must not exceed, None where there is no bar."""
+
+    figure: str
+    value: str
+    floor: str
+    ratio: float | None
+    bar: float | None
+
+    @property
+    def ok(self) -> bool:
+        return self.bar is None or (self.ratio is not None and self.ratio <= self.bar)
+
+    def document(self) -> dict:
+        return {**self._asdict(), "ok": self.ok}
+
+
+def ratio_row(figure: str, value: float, floor: float, *, unit: Callable[[float], str], what: str, bar: float | None) -> Row:
+    return Row(figure, unit(value), f"{unit(floor)} {what}", round(value / floor, 2), bar)
+
+
+def ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.2f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def mb(size_bytes: float) -> str:
+    return f"{size_bytes / 1e6:.0f} MB"
+
+
+def machine() -> str:
+    cpu = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").open() if line.startswith("model name")), "?")
+    return f"{len(__import__('os').sched_getaffinity(0))} cores of {cpu}, Python {platform.python_version()}"
+
+
+def main(name: str, measure: Callable[[], Iterable[Row]]) -> int:
+    parser = argparse.ArgumentParser(prog=f"tools/bench {name}", epilog=f"example: tools/bench {name} --json")
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    parser.add_argument("--save", action="store_true", help="keep the figures for README (tests/bench/last)")
+    arguments = parser.parse_args()
+    rows = []
+    for row in measure():
+        rows.append(row)
+        print(f"{'ok  ' if row.ok else 'MISS'} {row.figure}: {row.value} (floor {row.floor}, ratio {row.ratio}, bar {row.bar})", file=sys.stderr, flush=True)
+    document = {
+        "machine": machine(),
+        "date": datetime.date.today().isoformat(),
+        "rows": [row.document() for row in rows],
+    }
+    if arguments.json:
+        print(json.dumps(document, indent=2))
+    if arguments.save:
+        LAST.mkdir(exist_ok=True)
+        (LAST / f"{name}.json").write_text(json.dumps(document, indent=2) + "\n")
+    return 0 if all(row.ok for row in rows) else 1
