@@ -1,0 +1,18 @@
+"""What a sensor is: one method. A new one is one file; it may come from the user as well."""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from edge_sdk.records.telemetry import Reading
+
+
+class Sensor(Protocol):
+    """A source of readings, asked once per interval and always by the same thread."""
+
+    def collect(self) -> Iterable[Reading]:
+        """Gives a Reading for each metric that this sensor answers for.
+
+        What is measured over time covers the time since the call before. What cannot be read is None with the
+        reason, never 0 and never the value of the call before.
+        """
+        ...
