@@ -1,6 +1,6 @@
 """ONNX Runtime on the CPU: the engine where there is no GPU. The only door to onnxruntime."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,7 @@ class OrtBackend:
     """
 
     def __init__(self, model: Path, options: Mapping[str, str | int]) -> None:
-        settings = ort.SessionOptions()
-        settings.intra_op_num_threads = int(options.get("threads", 0))
-        settings.log_severity_level = 3  # errors only: warnings about graph optimisation are not the user's
-        self._session = session_from_model(str(model), settings)
+        self._session = session_from_model(str(model), _settings(threads=int(options.get("threads", 0))))
         self._inputs = tuple(_spec(argument) for argument in self._session.get_inputs())
         self._names = [argument.name for argument in self._session.get_outputs()]
 
@@ -61,15 +58,68 @@ def session_from_model(model: str | bytes, settings: "ort.SessionOptions | None"
         raise errors.ModelError(f"ONNX Runtime {ort.__version__} cannot load {name}: {error}") from error
 
 
+def runner_from_model(
+    model: bytes, outputs: Sequence[str] | None = None, *, threads: int = 0
+) -> Callable[[Mapping[str, NDArray[Any]]], Tensors]:
+    """Gives a function that runs a serialised model on the CPU: inputs by name to outputs by name.
+
+    Args:
+        model: serialised ONNX.
+        outputs: only these, which spares computing the others; None gives all.
+        threads: intra-op threads; 0 leaves the choice to ONNX Runtime.
+
+    Raises:
+        ModelError: ONNX Runtime cannot load it. The function itself raises EngineError when a run fails.
+    """
+    session = session_from_model(model, _settings(threads=threads))
+    names = list(outputs) if outputs is not None else [argument.name for argument in session.get_outputs()]
+
+    def run(feeds: Mapping[str, NDArray[Any]]) -> Tensors:
+        try:
+            return dict(zip(names, session.run(names, feeds), strict=True))
+        except Exception as error:  # boundary: onnxruntime raises a dozen unrelated classes
+            raise errors.EngineError(f"ONNX Runtime failed while running the model: {error}") from error
+
+    return run
+
+
+def specs_from_model(model: bytes) -> tuple[tuple[tensors.TensorSpec, ...], tuple[tensors.TensorSpec, ...]]:
+    """Gives what a serialised model takes and gives, shapes inferred; raises ModelError as `session_from_model` does."""
+    session = session_from_model(model, _settings())
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    return tuple(_spec(argument) for argument in inputs), tuple(_spec(argument, "output") for argument in outputs)
+
+
+def save_optimized(model: bytes, file: Path) -> None:
+    """Writes the model as ONNX Runtime's basic optimiser leaves it: constants and batch norms folded, dead nodes gone.
+
+    The basic level rewrites within the standard operators; the higher ones fuse into ONNX Runtime's own.
+
+    Raises:
+        ModelError: ONNX Runtime cannot load it.
+    """
+    settings = _settings()
+    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    settings.optimized_model_filepath = str(file)
+    session_from_model(model, settings)
+
+
 def version() -> str:
     """Gives ONNX Runtime's version."""
     return str(ort.__version__)
 
 
-def _spec(argument: Any) -> tensors.TensorSpec:
+def _settings(*, threads: int = 0) -> "ort.SessionOptions":
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = threads
+    settings.log_severity_level = 3  # errors only: warnings about graph optimisation are not the user's
+    return settings
+
+
+def _spec(argument: Any, role: str = "input") -> tensors.TensorSpec:
     if argument.type not in _DTYPES:
         raise errors.ModelError(
-            f"input {argument.name!r} is a {argument.type}; only plain tensors of numbers are served"
+            f"{role} {argument.name!r} is a {argument.type}; only plain tensors of numbers are served"
         )
     shape = tuple(axis if isinstance(axis, int) else None for axis in argument.shape)
     return tensors.TensorSpec(argument.name, _DTYPES[argument.type], shape)

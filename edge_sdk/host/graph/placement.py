@@ -1,0 +1,188 @@
+"""Where Q/DQ goes, by TensorRT's rules for explicit quantisation, and what stays in float, with the reason.
+
+The rules, as NVIDIA's parser and compiler enforce or recommend them ("Working with Quantized Types", Q/DQ placement):
+
+R1  symmetric INT8: zero point 0.
+R2  weights per channel (Conv axis 0, ConvTranspose axis 1, Gemm and MatMul the output axis), activations per tensor.
+R3  biases stay in float.
+R4  nothing between a weighted layer and its batch norm or activation.
+R5  all inputs of weighted layers, and of a residual Add the skip input only, so that layer + Add (+ ReLU) fuses.
+R6  graph outputs are never quantised.
+R7  standard operators only, opset 13 or higher.
+R8  no per-channel scale on an activation.
+R9  layers too small to gain stay in float: a convolution with fewer than 16 channels that are no multiple of 8, a
+    matrix product with fewer than 16 terms or a single result, products of two activations (attention).
+
+The first convolution, with 1 or 3 channels of an image, is the exception from R9: NVIDIA's compiler takes it in INT8
+(checked with TensorRT for RTX 1.7), and its input, 8-bit pixels, loses least of all tensors.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import onnx
+
+from edge_sdk.host.graph import model as models
+from edge_sdk.records.bundle import Pinned
+
+SMALL_CHANNELS = 16
+CHANNEL_STEP = 8
+SMALL_DEPTH = 16
+
+
+class WeightUse(NamedTuple):
+    """A weight that becomes INT8: which input of which node it is, and along which axis the channels run."""
+
+    tensor: str
+    node: str
+    index: int
+    axis: int
+
+
+class ActivationUse(NamedTuple):
+    """An activation that gets Q/DQ on its way into one input of one node."""
+
+    tensor: str
+    node: str
+    index: int
+
+
+class Placement(NamedTuple):
+    """What is quantised and what is not.
+
+    Attributes:
+        weights: in graph order.
+        activations: in graph order; one Q/DQ pair per tensor serves all its uses.
+        pinned: weighted nodes left in float, each with its reason.
+    """
+
+    weights: tuple[WeightUse, ...]
+    activations: tuple[ActivationUse, ...]
+    pinned: tuple[Pinned, ...]
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Gives the activations to calibrate, each once, in graph order."""
+        return tuple(dict.fromkeys(use.tensor for use in self.activations))
+
+    @property
+    def nodes(self) -> frozenset[str]:
+        """Gives the weighted nodes that run in INT8."""
+        return frozenset(use.node for use in self.weights)
+
+
+def placement_from_model(model: models.Model, *, pinned: Iterable[Pinned] = ()) -> Placement:
+    """Gives the placement for a cleaned model; `pinned` nodes are left in float whatever the rules say."""
+    wiring = Wiring(model.proto.graph)
+    reasons = {entry.node: entry.reason for entry in pinned}
+    weights: list[WeightUse] = []
+    floats: list[Pinned] = []
+    for node in wiring.graph.node:
+        if node.op_type not in models.WEIGHTED:
+            continue
+        reason = reasons.get(node.name) or _reason_for_float(node, wiring)
+        if reason:
+            floats.append(Pinned(node.name, reason))
+        else:
+            weights.append(WeightUse(node.input[1], node.name, 1, channel_axis(node)))
+    quantized = {use.node for use in weights}
+    activations: list[ActivationUse] = []
+    for node in wiring.graph.node:
+        if node.name in quantized:
+            activations.append(ActivationUse(node.input[0], node.name, 0))
+        elif node.op_type == "Add" and node.name not in reasons:
+            activations.extend(_skip_use(node, wiring, quantized))
+    return Placement(tuple(weights), tuple(activations), tuple(floats))
+
+
+class Wiring:
+    """Who makes and who takes each tensor of a graph."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.graph = graph
+        self.shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+        self.dtypes = {tensor.name: tensor.data_type for tensor in graph.initializer}
+        self.producer: dict[str, onnx.NodeProto] = {name: node for node in graph.node for name in node.output}
+        self.uses = Counter(name for node in graph.node for name in node.input)
+        self.inputs = {value.name for value in graph.input}
+        self.outputs = {value.name for value in graph.output}
+        self.depth = _depths(graph)
+
+    def is_constant(self, name: str) -> bool:
+        """Says whether a tensor is a weight."""
+        return name in self.shapes
+
+
+def channel_axis(node: onnx.NodeProto) -> int:
+    """Gives the axis of a weighted node's weight along which its output channels run (R2)."""
+    if node.op_type == "ConvTranspose":
+        return 1
+    if node.op_type == "Conv":
+        return 0
+    return 0 if attributes(node).get("transB", 0) else 1
+
+
+def attributes(node: onnx.NodeProto) -> dict[str, object]:
+    """Gives a node's attributes as Python values."""
+    return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def _reason_for_float(node: onnx.NodeProto, wiring: Wiring) -> str:
+    """Gives why a weighted node stays in float, or an empty string."""
+    data, weight = node.input[0], node.input[1]
+    if wiring.is_constant(data) or not wiring.is_constant(weight):
+        both = not wiring.is_constant(data)
+        return "a product of two activations, as in attention (R9)" if both else "its first input is a constant"
+    if wiring.dtypes[weight] != onnx.TensorProto.FLOAT:
+        kind = onnx.TensorProto.DataType.Name(wiring.dtypes[weight]).lower()
+        return f"its weights are {kind}, INT8 is made from float32"
+    shape = wiring.shapes[weight]
+    if node.op_type in ("Conv", "ConvTranspose"):
+        return _reason_for_small_convolution(node, shape, is_first=data in wiring.inputs)
+    if len(shape) != 2 or attributes(node).get("transA", 0):
+        return "its weights are no plain matrix"
+    results, depth = shape[channel_axis(node)], shape[1 - channel_axis(node)]
+    return f"only {depth} terms for {results} results, too small to gain (R9)" if depth < SMALL_DEPTH or results < 2 else ""
+
+
+def _reason_for_small_convolution(node: onnx.NodeProto, shape: tuple[int, ...], *, is_first: bool) -> str:
+    groups = attributes(node).get("group", 1)
+    assert isinstance(groups, int)
+    inner = shape[1] * groups
+    takes, gives = (inner, shape[0]) if node.op_type == "Conv" else (shape[0], inner)
+    small = [
+        f"{count} {role} channels"
+        for role, count, is_exempt in (("input", takes, is_first), ("output", gives, False))
+        if count < SMALL_CHANNELS and count % CHANNEL_STEP and not is_exempt
+    ]
+    return f"{' and '.join(small)}: fewer than {SMALL_CHANNELS} and no multiple of {CHANNEL_STEP} (R9)" if small else ""
+
+
+def _skip_use(node: onnx.NodeProto, wiring: Wiring, quantized: set[str]) -> list[ActivationUse]:
+    """Gives the skip input of a residual Add (R5): the one that is not the layer which the Add fuses with.
+
+    Where both inputs are layers (a projected short cut), the deeper branch is the one that fuses.
+    """
+    if any(wiring.is_constant(name) for name in node.input) or node.input[0] == node.input[1]:
+        return []
+    branches = [index for index, name in enumerate(node.input) if _is_branch(name, wiring, quantized)]
+    if not branches:
+        return []
+    fused = max(branches, key=lambda index: (wiring.depth[node.input[index]], -index))
+    return [ActivationUse(node.input[1 - fused], node.name, 1 - fused)]
+
+
+def _is_branch(name: str, wiring: Wiring, quantized: set[str]) -> bool:
+    producer = wiring.producer.get(name)
+    is_private = wiring.uses[name] == 1 and name not in wiring.outputs
+    return producer is not None and producer.name in quantized and is_private
+
+
+def _depths(graph: onnx.GraphProto) -> Mapping[str, int]:
+    """Gives the number of nodes on the longest way from an input to each tensor; nodes are in topological order."""
+    depths: Counter[str] = Counter()
+    for node in graph.node:
+        depth = 1 + max((depths[name] for name in node.input), default=0)
+        depths.update(dict.fromkeys(node.output, depth))
+    return depths

@@ -1,0 +1,121 @@
+"""Writes a placement into the graph as explicit QuantizeLinear and DequantizeLinear nodes, weights as INT8."""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import onnx
+import onnx.helper
+import onnx.numpy_helper
+
+from edge_sdk.host.graph import clean, placement
+from edge_sdk.host.graph.model import Model, model_from_proto
+from edge_sdk.numerics import quantize
+
+
+def quantized_model(model: Model, placed: placement.Placement, scales: Mapping[str, float]) -> Model:
+    """Gives the model with explicit Q/DQ: what TensorRT compiles to INT8 and ONNX Runtime runs as it is.
+
+    Args:
+        model: cleaned.
+        placed: what is quantised.
+        scales: of every activation in `placed.tensors`.
+
+    Raises:
+        ModelError: onnx or ONNX Runtime refuses the result.
+    """
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    writer = _Writer(proto.graph)
+    by_node = {node.name: node for node in proto.graph.node}
+    rewired = {
+        (use.node, use.index): writer.activation(use.tensor, scales[use.tensor]) for use in placed.activations
+    } | {(use.node, use.index): writer.weight(use.tensor, use.axis) for use in placed.weights}
+    for (node, index), name in rewired.items():
+        by_node[node].input[index] = name
+    writer.finish()
+    return model_from_proto(proto, model.opset)
+
+
+def with_outputs(model: Model, names: Iterable[str]) -> bytes:
+    """Gives the serialised model with further tensors as outputs, so that a run can give them back.
+
+    Names that are inputs or outputs already are passed over.
+    """
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    known = {value.name for value in (*proto.graph.input, *proto.graph.output)}
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names) if name not in known)
+    content: bytes = proto.SerializeToString(deterministic=True)
+    return content
+
+
+class _Writer:
+    """Adds Q/DQ to one graph; asked twice for the same tensor, it gives the same name."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self._graph = graph
+        self._weights = {tensor.name: tensor for tensor in graph.initializer}
+        self._taken = {name for node in graph.node for name in (node.name, *node.output)} | set(self._weights)
+        self._taken |= {value.name for value in graph.input}
+        self._made: dict[tuple[str, int | None], str] = {}
+        self._pending: dict[str, list[onnx.NodeProto]] = {}
+
+    def activation(self, tensor: str, scale: float) -> str:
+        """Gives the name of `tensor` after a per-tensor Q/DQ pair."""
+        key = (tensor, None)
+        if key not in self._made:
+            constants = [
+                self._constant(f"{tensor}_scale", np.float32(scale)),
+                self._constant(f"{tensor}_zero_point", np.int8(0)),
+            ]
+            codes = self._name(f"{tensor}_quantized")
+            quantize_node = self._node("QuantizeLinear", tensor, [tensor, *constants], codes)
+            self._made[key] = self._dequantize(tensor, [codes, *constants], quantize_node)
+        return self._made[key]
+
+    def weight(self, tensor: str, axis: int) -> str:
+        """Gives the name of a weight that is stored as INT8 and dequantised per channel along `axis`."""
+        key = (tensor, axis)
+        if key not in self._made:
+            values = onnx.numpy_helper.to_array(self._weights[tensor])
+            codes, scales = quantize.quantized_weights(values, axis=axis)
+            name = self._constant(f"{tensor}_quantized", codes)
+            constants = [
+                self._constant(f"{tensor}_scale", scales),
+                self._constant(f"{tensor}_zero_point", np.zeros(scales.shape, np.int8)),
+            ]
+            self._made[key] = self._dequantize(tensor, [name, *constants], axis=axis)
+        return self._made[key]
+
+    def finish(self) -> None:
+        """Puts the new nodes right before their first user, and drops float weights that nobody takes any more."""
+        ordered: list[onnx.NodeProto] = []
+        for node in self._graph.node:
+            for name in node.input:
+                ordered.extend(self._pending.pop(name, ()))
+            ordered.append(node)
+        del self._graph.node[:]
+        self._graph.node.extend(ordered)
+        used = {name for node in ordered for name in node.input} | {value.name for value in self._graph.output}
+        kept = [self._weights[name] for name in sorted(self._weights) if name in used]
+        del self._graph.initializer[:]
+        self._graph.initializer.extend(kept)
+
+    def _dequantize(self, tensor: str, inputs: list[str], *before: onnx.NodeProto, **attributes: int) -> str:
+        output = self._name(f"{tensor}_dequantized")
+        self._pending[output] = [*before, self._node("DequantizeLinear", tensor, inputs, output, **attributes)]
+        return output
+
+    def _node(self, op_type: str, tensor: str, inputs: list[str], output: str, **attributes: int) -> onnx.NodeProto:
+        name = self._name(f"{tensor}_{op_type}")
+        return onnx.helper.make_node(op_type, inputs, [output], name, **attributes)
+
+    def _constant(self, wanted: str, values: np.generic | np.ndarray) -> str:
+        name = self._name(wanted)
+        self._weights[name] = onnx.numpy_helper.from_array(np.asarray(values), name)
+        return name
+
+    def _name(self, wanted: str) -> str:
+        name = clean.unique_name(wanted, self._taken)
+        self._taken.add(name)
+        return name
