@@ -1,0 +1,68 @@
+"""Who is told what: the subscriptions and connect actions of one link, with a fence around the user's code."""
+
+import functools
+import logging
+import threading
+from collections.abc import Callable
+from typing import NamedTuple
+
+from edge_sdk.link import filters
+from edge_sdk.link.protocol import Handler, Message
+
+_LOG = logging.getLogger(__name__)
+
+
+class Subscription(NamedTuple):
+    """One topic filter and what is called for it."""
+
+    topic_filter: str
+    handler: Handler
+
+
+class Dispatch:
+    """Calls handlers and connect actions; whatever these raise is counted and logged, and ends here."""
+
+    def __init__(self) -> None:
+        self.subscriptions: list[Subscription] = []
+        self.received = 0
+        self.handler_errors = 0
+        self._acts: list[Callable[[], None]] = []
+        self._lock = threading.Lock()
+
+    def subscribe(self, topic_filter: str, handler: Handler) -> None:
+        """Adds a subscription.
+
+        Raises:
+            UsageError: not a topic filter.
+        """
+        filters.check_filter(topic_filter)
+        self.subscriptions.append(Subscription(topic_filter, handler))
+
+    def on_connect(self, act: Callable[[], None]) -> None:
+        """Adds a connect action."""
+        self._acts.append(act)
+
+    def announce(self) -> None:
+        """Calls every connect action."""
+        for act in self._acts:
+            self._call(act, "after the connect")
+
+    def deliver(self, message: Message) -> None:
+        """Calls every handler whose filter matches."""
+        for subscription in self.subscriptions:
+            if filters.matches(subscription.topic_filter, message.topic):
+                with self._lock:
+                    self.received += 1
+                self._call(functools.partial(subscription.handler, message), f"on {message.topic!r}")
+
+    def count_error(self) -> None:
+        """Counts one failure on the way to a handler."""
+        with self._lock:
+            self.handler_errors += 1
+
+    def _call(self, act: Callable[[], object], when: str) -> None:
+        try:
+            act()
+        except Exception:  # noqa: BLE001  # boundary: the user's code raises anything; the network thread goes on
+            self.count_error()
+            _LOG.exception("a handler failed %s; the link goes on", when)

@@ -1,0 +1,289 @@
+"""A link that mends itself, whatever carries it: one thread, a bounded window, attempts with jitter between them.
+
+Publishers only leave messages in the window and wake the thread; the thread alone touches the connection. So a
+publish inside a handler can't deadlock, and no lock of a foreign library is ever waited for.
+"""
+
+import logging
+import os
+import random
+import threading
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from edge_sdk import clock, errors
+from edge_sdk.link import backoff, filters
+from edge_sdk.link.dispatch import Dispatch
+from edge_sdk.link.protocol import Handler, LinkState
+from edge_sdk.link.settings import MqttSettings
+from edge_sdk.link.window import Outgoing, Window
+
+_LOG = logging.getLogger(__name__)
+
+_IDLE_POLL_S = 1.0
+_BUSY_POLL_S = 0.05  # while a deadline runs: connecting, closing
+_STEADY_S = 5.0  # a connection that stood this long makes the next wait short again
+
+
+class Connection(Protocol):
+    """One connection, from the attempt to its end; used by one thread.
+
+    Attributes:
+        is_ready: the peer has accepted us and our subscriptions.
+        error: why it failed or ended; empty when there is no reason to tell.
+        was_taken_over: another client of the same name pushed us out.
+        at_once_max: most unacknowledged messages the peer takes.
+        message_max_bytes: largest message the peer takes.
+    """
+
+    is_ready: bool
+    error: str
+    was_taken_over: bool
+    at_once_max: int
+    message_max_bytes: int
+
+    def open(self) -> None:
+        """Sends the first bytes; raises OSError if nobody listens."""
+        ...
+
+    def step(self, timeout_s: float) -> bool:
+        """Waits at most `timeout_s` for something to do and does it; False when the connection has ended."""
+        ...
+
+    def send(self, message: Outgoing) -> int | None:
+        """Gives the packet id under which `message` was sent, or None: not sent."""
+        ...
+
+    def say_goodbye(self) -> None:
+        """Ends it in order, so that no will is sent."""
+        ...
+
+    def drop(self) -> None:
+        """Gives its resources back, whatever state it is in."""
+        ...
+
+
+class MendingLink:
+    """The Link behind MqttLink; see there."""
+
+    def __init__(
+        self, settings: MqttSettings, *, ticks: clock.Clock | None = None, rng: random.Random | None = None
+    ) -> None:
+        self._settings = settings
+        self._now_s = (ticks or clock.SystemClock()).boot_s
+        self._rng = rng or random.Random(settings.client_id)  # noqa: S311  # jitter, not a secret
+        self._dispatch = Dispatch()
+        self._window = Window(settings.in_flight_max)
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name=f"link {settings.client_id}", daemon=True)
+        self._wake_fd = -1
+        self._is_connected = False
+        self._is_closing = threading.Event()
+        self._drain_until_s = 0.0
+        self._message_max_bytes = 0
+        self._connects = self._published = self._refused = 0
+        self._last_error = ""
+
+    def open(self) -> None:
+        """Starts connecting in the background.
+
+        Raises:
+            UsageError: opened or closed before.
+        """
+        with self._changed:
+            if self._wake_fd >= 0 or self._is_closing.is_set():
+                raise errors.UsageError("a link is opened once; make a new one")
+            self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._thread.start()
+
+    def on_connect(self, act: Callable[[], None]) -> None:
+        """Has `act` called on the link's thread after every accepted connect, subscriptions done; it may publish.
+
+        Raises:
+            UsageError: the link is open already.
+        """
+        self._check_unopened()
+        self._dispatch.on_connect(act)
+
+    def subscribe(self, topic_filter: str, handler: Handler) -> None:
+        """Has `handler` called on the link's thread for messages that match; survives reconnects.
+
+        Raises:
+            UsageError: not a topic filter, or the link is open already.
+        """
+        self._check_unopened()
+        self._dispatch.subscribe(topic_filter, handler)
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        """Hands one QoS 1 message to the broker, without waiting for its acknowledgement.
+
+        Raises:
+            LinkError: not connected, too many messages in flight, or larger than the broker takes; nothing was
+                queued.
+            UsageError: no topic to publish to.
+        """
+        filters.check_topic(topic)
+        with self._changed:
+            problem = self._obstacle(len(topic.encode()) + len(payload))
+            if problem:
+                self._refused += 1
+                raise errors.LinkError(f"{topic} was not published: {problem}")
+            self._window.add(Outgoing(topic, payload, retain))
+            os.eventfd_write(self._wake_fd, 1)
+
+    def wait_for_connected(self, timeout_s: float) -> bool:
+        """Tells whether a connection stood within `timeout_s`."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._is_connected, timeout_s)
+
+    def snapshot(self) -> LinkState:
+        """Gives the state at this moment."""
+        with self._changed:
+            return LinkState(
+                is_connected=self._is_connected and self._thread.is_alive(),
+                connects=self._connects,
+                published=self._published,
+                refused=self._refused,
+                received=self._dispatch.received,
+                handler_errors=self._dispatch.handler_errors,
+                in_flight=len(self._window),
+                last_error=self._last_error,
+            )
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """Lets messages in flight go out for at most `timeout_s`, says goodbye and stops; again does nothing."""
+        with self._changed:
+            if not self._is_closing.is_set():
+                self._drain_until_s = self._now_s() + timeout_s
+                self._is_closing.set()
+                if self._wake_fd >= 0:
+                    os.eventfd_write(self._wake_fd, 1)
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+            self._thread.join(timeout_s + 0.5)
+
+    def _connection(self, *, wake_fd: int, is_first: bool) -> Connection:
+        """Gives a fresh, unopened connection; `is_first` until one was accepted."""
+        raise NotImplementedError
+
+    def _acknowledged(self, packet_id: int, refusal: str) -> None:
+        """Takes the broker's answer to a message: `refusal` is empty, or its reason for not taking it."""
+        with self._changed:
+            message = self._window.acknowledge(packet_id)
+            if message is None:
+                return
+            if refusal:
+                self._refused += 1
+                self._last_error = f"the broker refused {message.topic}: {refusal}"
+            else:
+                self._published += 1
+
+    def _check_unopened(self) -> None:
+        if self._wake_fd >= 0:
+            raise errors.UsageError("subscribe and on_connect come before open")
+
+    def _obstacle(self, size_bytes: int) -> str:
+        """Gives why a message can't be taken now, or an empty string; the caller holds the lock."""
+        if self._is_closing.is_set():
+            return "the link is closed"
+        if not self._is_connected:
+            return f"not connected to {self._settings.url} ({self._last_error or 'still connecting'})"
+        if self._window.is_full:
+            return f"{len(self._window)} messages are in flight already; wait until the broker has acknowledged some"
+        if size_bytes > self._message_max_bytes:
+            return f"it has {size_bytes} bytes; this broker takes at most {self._message_max_bytes}"
+        return ""
+
+    # Everything below runs on the link's own thread.
+
+    def _run(self) -> None:
+        waits = self._waits()
+        try:
+            while not self._is_closing.is_set():
+                connection = self._connection(wake_fd=self._wake_fd, is_first=self._connects == 0)
+                if self._attempt(connection) >= _STEADY_S:
+                    waits = self._waits()
+                wait_s = next(waits)
+                if connection.was_taken_over:
+                    wait_s = max(wait_s, self._settings.reconnect_cap_s / 2)
+                self._is_closing.wait(wait_s)
+        finally:
+            with self._changed:
+                self._is_connected = False
+                self._is_closing.set()
+                self._refused += self._window.clear()
+                os.close(self._wake_fd)
+                self._wake_fd = -1
+
+    def _waits(self) -> Iterator[float]:
+        return backoff.delays(self._rng, cap_s=self._settings.reconnect_cap_s)
+
+    def _attempt(self, connection: Connection) -> float:
+        """Connects and serves until the end; gives the seconds for which the connection stood."""
+        accepted_s = None
+        try:
+            connection.open()
+            if self._wait_until_ready(connection):
+                accepted_s = self._now_s()
+                self._accept(connection)
+                self._serve(connection)
+        except Exception as error:  # noqa: BLE001  # boundary: malformed packets raise anything in the carrier
+            connection.error = connection.error or (str(error) if isinstance(error, errors.LinkError) else repr(error))
+        finally:
+            connection.drop()
+        self._lose(connection)
+        return 0.0 if accepted_s is None else self._now_s() - accepted_s
+
+    def _wait_until_ready(self, connection: Connection) -> bool:
+        deadline_s = self._now_s() + self._settings.connect_timeout_s
+        while connection.step(_BUSY_POLL_S) and not self._is_closing.is_set():
+            if connection.is_ready:
+                return True
+            if self._now_s() > deadline_s:
+                connection.error = f"no answer within {self._settings.connect_timeout_s:g} s; is it an MQTT 5 broker?"
+                break
+        return False
+
+    def _accept(self, connection: Connection) -> None:
+        with self._changed:
+            self._is_connected = True
+            self._connects += 1
+            self._message_max_bytes = connection.message_max_bytes
+            self._last_error = connection.error or self._last_error
+            self._changed.notify_all()
+        self._dispatch.announce()
+
+    def _serve(self, connection: Connection) -> None:
+        while True:
+            self._send_waiting(connection)
+            if self._is_closing.is_set() and (not len(self._window) or self._now_s() > self._drain_until_s):
+                connection.say_goodbye()
+                return
+            if not connection.step(_BUSY_POLL_S if self._is_closing.is_set() else _IDLE_POLL_S):
+                return
+
+    def _send_waiting(self, connection: Connection) -> None:
+        while True:
+            with self._changed:
+                message = self._window.take(connection.at_once_max)
+            if message is None:
+                return
+            packet_id = connection.send(message)
+            with self._changed:
+                if packet_id is None:
+                    self._window.give_back(message)
+                    return
+                self._window.mark_sent(packet_id, message)
+
+    def _lose(self, connection: Connection) -> None:
+        """Notes the end of a connection; what was under way waits for the next one."""
+        with self._changed:
+            was_connected, self._is_connected = self._is_connected, False
+            for message in self._window.rewind():
+                self._refused += 1
+                self._last_error = f"gave up {message.topic}: every connection it was sent on broke"
+            if self._is_closing.is_set():
+                return
+            reason = connection.error or "connection lost"
+            if was_connected or reason != self._last_error:
+                _LOG.warning("%s; trying again", reason)
+            self._last_error = reason

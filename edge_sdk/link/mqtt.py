@@ -1,0 +1,252 @@
+"""A Link over MQTT 5, QoS 1: the only door to paho.
+
+What paho would do on its own (queue while offline, send twice after a reconnect, wait a fixed time between attempts)
+does not happen: every connection gets a fresh paho client, driven step by step by the link's own thread.
+"""
+
+import os
+import random
+import select
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+from paho.mqtt import client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from edge_sdk import clock, errors
+from edge_sdk.link import filters
+from edge_sdk.link.dispatch import Dispatch
+from edge_sdk.link.mending import Connection, MendingLink
+from edge_sdk.link.protocol import Message, Will
+from edge_sdk.link.settings import MqttSettings, parse_url
+from edge_sdk.link.window import Outgoing
+
+__all__ = ["MqttLink", "MqttSettings"]
+
+_TAKEN_OVER = 142
+_PACKET_MAX_BYTES = 268_435_455  # what the length field of MQTT can say
+_RECEIVED_MAX_BYTES = 4 * 2**20  # no broker may fill our memory: our records end at 64 kB
+_HEADER_BYTES = 32  # fixed header, lengths, packet id and properties of a PUBLISH, rounded up
+
+
+class MqttLink(MendingLink):
+    """A Link to an MQTT 5 broker that mends itself.
+
+    Messages that were handed over and not acknowledged when a connection broke are sent again on the next one (at
+    least once). Where topic filters overlap, a broker may deliver one message several times.
+    """
+
+    def __init__(
+        self,
+        settings: MqttSettings,
+        will: Will | None = None,
+        *,
+        ticks: clock.Clock | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        """Prepares a link; nothing is sent before `open`.
+
+        Args:
+            settings: which broker, as whom.
+            will: what the broker says if this client vanishes.
+            ticks: for deadlines.
+            rng: for the jitter; seeded by the client id unless given, so that no two devices wait alike.
+
+        Raises:
+            SettingsError: the url is not of that form, or a certificate can't be read.
+        """
+        super().__init__(settings, ticks=ticks, rng=rng)
+        if will is not None:
+            filters.check_topic(will.topic)
+        self._will = will
+        self._tls = _tls_context(settings)
+
+    def _connection(self, *, wake_fd: int, is_first: bool) -> Connection:
+        return _PahoConnection(
+            self._settings,
+            self._will,
+            self._tls,
+            self._dispatch,
+            self._acknowledged,
+            wake_fd=wake_fd,
+            is_first=is_first,
+        )
+
+
+class _PahoConnection:
+    """One connection by a paho client of its own; every method runs on the link's thread."""
+
+    def __init__(
+        self,
+        settings: MqttSettings,
+        will: Will | None,
+        tls: ssl.SSLContext | None,
+        dispatch: Dispatch,
+        acknowledged: Callable[[int, str], None],
+        *,
+        wake_fd: int,
+        is_first: bool,
+    ) -> None:
+        self.is_ready = self.was_taken_over = False
+        self.error = ""
+        self.at_once_max = settings.in_flight_max
+        self.message_max_bytes = _PACKET_MAX_BYTES - _HEADER_BYTES
+        self._settings = settings
+        self._dispatch = dispatch
+        self._acknowledged = acknowledged
+        self._wake_fd = wake_fd
+        self._is_first = is_first
+        self._socket: socket.socket | None = None
+        self._poll = select.poll()  # not select(): that fails for file descriptors above 1023
+        self._unanswered: dict[int, str] = {}
+        self._client = self._new_client(will, tls)
+
+    def open(self) -> None:
+        """Connects the socket and sends CONNECT; an earlier session is taken up again unless this is the first."""
+        address = parse_url(self._settings.url)
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho leaves it untyped
+        properties.SessionExpiryInterval = self._settings.session_expiry_s
+        properties.MaximumPacketSize = _RECEIVED_MAX_BYTES
+        try:
+            self._client.connect(
+                address.host,
+                address.port,
+                keepalive=self._settings.keepalive_s,
+                clean_start=self._is_first,
+                properties=properties,
+            )
+        except (OSError, UnicodeError) as error:
+            raise errors.LinkError(f"{self._settings.url} can't be reached: {_reason(error)}") from error
+        self._socket = self._client.socket()  # type: ignore[assignment]  # with transport "tcp" it is one
+        if self._socket is not None:
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._poll.register(self._socket, select.POLLIN)
+        self._poll.register(self._wake_fd, select.POLLIN)
+
+    def step(self, timeout_s: float) -> bool:
+        """Waits for the network or a publisher, then reads, writes and keeps the connection alive."""
+        connected = self._socket
+        if connected is None or self._client.socket() is None:
+            return False
+        self._poll.modify(connected, select.POLLIN | (select.POLLOUT if self._client.want_write() else 0))
+        events = dict(self._poll.poll(timeout_s * 1000))
+        if self._wake_fd in events:
+            os.eventfd_read(self._wake_fd)
+        if events.get(connected.fileno(), 0) & ~select.POLLOUT:
+            self._client.loop_read()
+            while isinstance(connected, ssl.SSLSocket) and self._client.socket() is not None and connected.pending():
+                self._client.loop_read()  # decrypted bytes that poll() does not see
+        if self._client.want_write():
+            self._client.loop_write()
+        self._client.loop_misc()
+        return self._client.socket() is not None
+
+    def send(self, message: Outgoing) -> int | None:
+        """Gives the packet id of the PUBLISH."""
+        info = self._client.publish(message.topic, message.payload, qos=1, retain=message.retain)
+        return info.mid if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS else None
+
+    def say_goodbye(self) -> None:
+        """Sends DISCONNECT."""
+        self._client.disconnect()
+        if self._client.want_write():
+            self._client.loop_write()
+
+    def drop(self) -> None:
+        """Closes the socket; paho has no call for it that says nothing to the broker."""
+        if self._socket is not None:
+            self._socket.close()
+
+    def _new_client(self, will: Will | None, tls: ssl.SSLContext | None) -> paho.Client:
+        settings = self._settings
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=settings.client_id,
+            protocol=MQTTProtocolVersion.MQTTv5,
+            reconnect_on_failure=False,
+        )
+        client.connect_timeout = settings.connect_timeout_s
+        client.max_inflight_messages_set(0)  # the link's window is the limit
+        if settings.username:
+            client.username_pw_set(settings.username, settings.password or None)
+        if will is not None:
+            client.will_set(will.topic, will.payload, qos=1, retain=True)
+        if tls is not None:
+            client.tls_set_context(tls)
+        client.on_connect = self._on_connect
+        client.on_subscribe = self._on_subscribe
+        client.on_publish = self._on_publish
+        client.on_message = self._on_message
+        client.on_disconnect = self._on_disconnect
+        return client
+
+    # paho calls these from within step() and send().
+
+    def _on_connect(
+        self, client: paho.Client, _data: Any, _flags: Any, reason: ReasonCode, limits: Properties | None
+    ) -> None:
+        if reason.is_failure:
+            self.error = f"{self._settings.url} refused the connection: {reason}"
+            return
+        self.at_once_max = min(self.at_once_max, getattr(limits, "ReceiveMaximum", 65535))
+        self.message_max_bytes = getattr(limits, "MaximumPacketSize", _PACKET_MAX_BYTES) - _HEADER_BYTES
+        for topic_filter in dict.fromkeys(subscription.topic_filter for subscription in self._dispatch.subscriptions):
+            _, packet_id = client.subscribe(topic_filter, qos=1)
+            if packet_id is not None:
+                self._unanswered[packet_id] = topic_filter
+        self.is_ready = not self._unanswered
+
+    def _on_subscribe(self, _client: Any, _data: Any, packet_id: int, reasons: list[ReasonCode], _more: Any) -> None:
+        topic_filter = self._unanswered.pop(packet_id, "")
+        for reason in reasons:
+            if reason.is_failure:
+                self.error = f"{self._settings.url} refused the subscription to {topic_filter}: {reason}"
+        self.is_ready = not self._unanswered
+
+    def _on_publish(self, _client: Any, _data: Any, packet_id: int, reason: ReasonCode, _more: Any) -> None:
+        self._acknowledged(packet_id, str(reason) if reason.is_failure else "")
+
+    def _on_message(self, _client: Any, _data: Any, message: paho.MQTTMessage) -> None:
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            self._dispatch.count_error()
+            return
+        self._dispatch.deliver(Message(topic, bytes(message.payload), bool(message.retain)))
+
+    def _on_disconnect(self, _client: Any, _data: Any, flags: Any, reason: ReasonCode, _more: Any) -> None:
+        if self.error:
+            return
+        if flags.is_disconnect_packet_from_server and reason.value == _TAKEN_OVER:
+            self.was_taken_over = True
+            self.error = f"another client connected as {self._settings.client_id!r}; give each its own client_id"
+        elif flags.is_disconnect_packet_from_server:
+            self.error = f"{self._settings.url} closed the connection: {reason}"
+        elif reason.is_failure:
+            self.error = f"lost the connection to {self._settings.url}: {reason}"
+
+
+def _tls_context(settings: MqttSettings) -> ssl.SSLContext | None:
+    """Gives the TLS context for ``mqtts``, else None; raises SettingsError for a certificate that can't be read."""
+    if not parse_url(settings.url).is_tls:
+        return None
+    if (settings.cert_file is None) != (settings.key_file is None):
+        raise errors.SettingsError("cert_file and key_file belong together; give both or neither")
+    try:
+        context = ssl.create_default_context(cafile=settings.ca_file)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if settings.cert_file is not None:
+            context.load_cert_chain(settings.cert_file, settings.key_file)
+    except OSError as error:
+        files = [str(file) for file in (settings.ca_file, settings.cert_file, settings.key_file) if file is not None]
+        raise errors.SettingsError(f"cannot read the certificates {', '.join(files)}: {_reason(error)}") from error
+    return context
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
