@@ -58,6 +58,7 @@ class MemorySpool:
         self._receipted = 0
         self._dropped = 0
         self._oldest_seq = 0
+        self._newest_seq = -1
 
     def put(self, record: Record) -> int:
         """Keeps a record, whose sequence number is above all before it.
@@ -65,7 +66,8 @@ class MemorySpool:
         Returns:
             how many records were dropped to make room: 0 or 1.
         """
-        assert not self._held or record.seq > next(reversed(self._held))
+        assert record.seq > self._newest_seq
+        self._newest_seq = record.seq
         self._held[record.seq] = _Sent(record.payload)
         if len(self._held) <= self._capacity:
             return 0
@@ -97,18 +99,13 @@ class MemorySpool:
             if sent := self._held.get(record.seq):
                 sent.last_s, sent.times = None, 0
 
-    def forget_sends(self) -> None:
-        """Makes everything due again: what was under way on a connection that broke may be gone."""
-        for sent in self._held.values():
-            sent.last_s, sent.times = None, 0
-
     def receipt(self, boot: str, upto: int) -> int:
         """Deletes what the collector has stored.
 
         Returns:
-            how many records that were; 0 for a receipt of another boot.
+            how many records that were; 0 for a receipt of another boot, or of a record that was never made.
         """
-        if boot != self._boot:
+        if boot != self._boot or upto > self._newest_seq:
             return 0
         stored = 0
         while self._held and next(iter(self._held)) <= upto:
