@@ -81,15 +81,21 @@ class Children:
         self._clock = ticks or clock.SystemClock()
         self._running: list[Child] = []
 
-    def start(self, name: str, arguments: Sequence[str]) -> Child:
-        """Starts ``edge-sdk ARGUMENTS`` in a session of its own, so that Ctrl-C reaches only the command above."""
+    def start(self, name: str, arguments: Sequence[str], *, is_quiet: bool = True) -> Child:
+        """Starts ``edge-sdk ARGUMENTS`` in a session of its own, so that Ctrl-C reaches only the command above.
+
+        Args:
+            name: of the child and its log file.
+            arguments: of the command.
+            is_quiet: its stderr goes into the log; otherwise people see its progress.
+        """
         log = self._folder / f"{name}.log"
         with log.open("wb") as stream:
             process = subprocess.Popen(
                 [sys.executable, "-m", "edge_sdk", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
-                stderr=stream,
+                stderr=stream if is_quiet else None,
                 start_new_session=True,
                 preexec_fn=_end_with(os.getpid()),  # noqa: PLW1509 - one system call; nothing that a thread could hold
             )

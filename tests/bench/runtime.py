@@ -1,0 +1,125 @@
+"""One request and an idle daemon, against a bare `session.run` loop and a bare process that holds the same session."""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+import edge_sdk
+from edge_sdk.cli.children import Children
+from edge_sdk.device.serve.client import Client
+from rows import main, mb, ms, ratio_row
+
+DEMO = Path(edge_sdk.__file__).parent / "cli" / "demo"
+ROUNDS, CALLS = 5, 200
+
+BARE = """
+import sys, time, numpy as np, onnxruntime as ort
+session = ort.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+session.run(None, {"image": np.zeros((1, 1, 28, 28), np.float32)})
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def p50_s(call) -> float:
+    spent = []
+    for _ in range(CALLS):
+        start = time.perf_counter()
+        call()
+        spent.append(time.perf_counter() - start)
+    return statistics.median(spent)
+
+
+def best_pair(floor, value) -> tuple[float, float]:
+    """Gives the least p50 of each, measured in turn."""
+    pairs = [(p50_s(floor), p50_s(value)) for _ in range(ROUNDS)]
+    return min(a for a, _ in pairs), min(b for _, b in pairs)
+
+
+def status_bytes(pid: int, key: str = "VmRSS") -> int:
+    line = next(line for line in Path(f"/proc/{pid}/status").open() if line.startswith(f"{key}:"))
+    return int(line.split()[1]) * 1024
+
+
+def cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def build(folder: Path) -> Path:
+    bundle = folder / "fashion.edge"
+    subprocess.run(
+        [
+            sys.executable, "-m", "edge_sdk", "build", str(DEMO / "fashion_cnn.onnx"), "-o", str(bundle), "--json",
+            "--calibration", str(DEMO / "calibration.npz"), "--evaluate", str(DEMO / "evaluation.npz"),
+            "--preprocess", str(DEMO / "preprocess.toml"), "--name", "fashion",
+        ],
+        check=True, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    return bundle
+
+
+def bare_start(model: Path) -> tuple[float, int]:
+    """Gives seconds until a bare session has answered once, and its memory then."""
+    start = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-c", BARE, str(model)], stdout=subprocess.PIPE)
+    process.stdout.readline()
+    spent = time.perf_counter() - start
+    rss = status_bytes(process.pid)
+    process.kill()
+    process.communicate()
+    return spent, rss
+
+
+def measure():
+    image = np.zeros((1, 1, 28, 28), np.float32)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        bundle = build(folder)
+        model = bundle / "model.int8.onnx"
+        session = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+        with edge_sdk.open_engine(bundle) as engine:
+            floor, value = best_pair(lambda: session.run(None, {"image": image}), lambda: engine.infer({"image": image}))
+        what = "bare session.run, same model"
+        yield ratio_row("one inference in process, demo model, p50", value, floor, unit=ms, what=what, bar=1.1)
+        bare = [bare_start(model) for _ in range(3)]
+        bare_s, bare_bytes = min(s for s, _ in bare), min(b for _, b in bare)
+        with Children(folder) as children:
+            broker = children.start("broker", ["broker", "--port", "0", "--json"]).read_document(20)
+            arguments = ["daemon", "--bundle", str(bundle), "--broker", broker["url"], "--port", "0", "--json"]
+            starts = []
+            for attempt in range(3):
+                start = time.perf_counter()
+                daemon = children.start(f"daemon{attempt}", arguments)
+                url = daemon.read_document(20)["url"]
+                with Client(url) as client:
+                    client.infer("fashion", {"image": image})
+                starts.append(time.perf_counter() - start)
+                if attempt < 2:
+                    children.stop(daemon)
+            time.sleep(3)
+            pid = daemon.process.pid
+            idle_bytes, before_s, start = status_bytes(pid), cpu_s(pid), time.perf_counter()
+            time.sleep(10)
+            idle_share = (cpu_s(pid) - before_s) / (time.perf_counter() - start)
+            with Client(url) as client:
+                floor, value = best_pair(
+                    lambda: session.run(None, {"image": image}), lambda: client.infer("fashion", {"image": image})
+                )
+        yield ratio_row("one request over HTTP, demo model, p50", value, floor, unit=ms, what=what, bar=None)
+        yield ratio_row("start to first correct reply", min(starts), bare_s, unit=ms, what="bare onnxruntime", bar=4.0)
+        yield ratio_row("idle memory of the daemon (RSS)", idle_bytes, bare_bytes, unit=mb, what="bare session", bar=2.0)
+        yield ratio_row(
+            "idle CPU of the daemon at 1 Sample/s", idle_share, 0.01, unit=lambda share: f"{share:.2%}", what="of a core", bar=1.0
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main("runtime", measure))
