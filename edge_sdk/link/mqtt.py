@@ -28,6 +28,7 @@ from edge_sdk.link.window import Outgoing
 
 __all__ = ["MqttLink", "MqttSettings"]
 
+_UNSPECIFIED = 128
 _TAKEN_OVER = 142
 _PACKET_MAX_BYTES = 268_435_455  # what the length field of MQTT can say
 _RECEIVED_MAX_BYTES = 4 * 2**20  # no broker may fill our memory: our records end at 64 kB
@@ -227,8 +228,13 @@ class _PahoConnection:
             self.error = f"another client connected as {self._settings.client_id!r}; give each its own client_id"
         elif flags.is_disconnect_packet_from_server:
             self.error = f"{self._settings.url} closed the connection: {reason}"
+        elif reason.value == _UNSPECIFIED:
+            self.error = (
+                f"lost {self._settings.url} without a reason: it stopped, the network broke, "
+                f"or another client connected as {self._settings.client_id!r}"
+            )
         elif reason.is_failure:
-            self.error = f"lost the connection to {self._settings.url}: {reason}"
+            self.error = f"lost {self._settings.url}: {reason}"
 
 
 def _tls_context(settings: MqttSettings) -> ssl.SSLContext | None:
