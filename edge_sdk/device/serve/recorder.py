@@ -40,8 +40,7 @@ class Recorder:
     def enter(self) -> None:
         """Notes that a request has come in."""
         self._inside.append(None)
-        if len(self._inside) > self._depth_max:
-            self._depth_max = len(self._inside)
+        self._depth_max = max(self._depth_max, len(self._inside))
 
     def leave(self) -> None:
         """Notes that it was answered, or refused."""
