@@ -1,6 +1,7 @@
 """A small HTTP/1.1 server: one blocking thread per connection.
 
-It knows sockets and limits; what is answered is the business of the function that it is given. Blocking threads with receives in place were the fastest of the stacks that need no further package.
+It knows sockets and limits; what is answered is the business of the function that it is given. Blocking threads
+with receives in place were the fastest of the stacks that need no further package.
 """
 
 import contextlib

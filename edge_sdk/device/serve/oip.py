@@ -39,7 +39,7 @@ class _Input(msgspec.Struct):
     shape: _Shape
     datatype: str
     parameters: _Parameters = {}
-    data: msgspec.Raw | None = None
+    data: msgspec.Raw = msgspec.Raw()
 
 
 class _Wanted(msgspec.Struct):
@@ -174,7 +174,7 @@ def _binary_size(part: _Input) -> int | None:
         return None
     if isinstance(size, bool) or not isinstance(size, int) or size < 0:
         raise errors.InputError(f"{_BINARY_SIZE} of input {part.name!r} is {size!r}; expected a number of bytes")
-    if part.data is not None:
+    if part.data:
         raise errors.InputError(f"input {part.name!r} has both data and {_BINARY_SIZE}; give one")
     return size
 
@@ -203,7 +203,7 @@ def _from_raw(part: _Input, rest: memoryview, length: int) -> NDArray[Any]:
 
 def _from_json(part: _Input) -> NDArray[Any]:
     dtype = _dtype(part)
-    if part.data is None:
+    if not part.data:
         raise errors.InputError(f"input {part.name!r} has neither data nor {_BINARY_SIZE}")
     try:
         found = np.asarray(msgspec.json.decode(part.data, type=list[Any]))

@@ -1,0 +1,111 @@
+"""``edge-sdk daemon``: settings and signals around the on-device runtime."""
+
+import argparse
+import functools
+import logging
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edge_sdk import clock
+from edge_sdk.cli import settings_file, signals
+from edge_sdk.cli.command import Command
+from edge_sdk.device.daemon import Daemon, DaemonState
+from edge_sdk.device.notify import Notifier
+from edge_sdk.device.settings import DaemonSettings, device_from_hostname
+from edge_sdk.link.mqtt import MqttLink
+from edge_sdk.link.settings import MqttSettings
+
+_LOG = logging.getLogger(__name__)
+
+_OPTIONS = {
+    "broker": "broker",
+    "site": "site",
+    "device": "device",
+    "port": "http_port",
+    "backend": "backend",
+}
+"""Which setting an option overrides."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Puts the options of ``daemon`` on the parser."""
+    parser.add_argument("--config", type=Path, metavar="FILE", help="device.toml; options override what it says")
+    parser.add_argument("--bundle", action="append", metavar="DIR", help="a bundle to serve; may be given repeatedly")
+    parser.add_argument("--broker", metavar="URL", help="MQTT broker (default mqtt://127.0.0.1:1883)")
+    parser.add_argument("--site", help="first part of the topics (default: default)")
+    parser.add_argument("--device", help="this device's name in its topics (default: the host name)")
+    parser.add_argument("--port", type=int, help="HTTP port on loopback (default 8000); 0 takes any free one")
+    parser.add_argument("--backend", help="what runs the bundles (default onnxruntime)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serves until SIGTERM or SIGINT; then stops within three seconds and gives 0."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    settings = settings_from_arguments(arguments)
+    # The command line is the one place that reads the environment.
+    notifier = Notifier(os.environ.get("NOTIFY_SOCKET"))  # noqa: TID251
+    link_settings = MqttSettings(url=settings.broker, client_id=f"edge.{settings.site}.{settings.device}")
+    connect = functools.partial(MqttLink, link_settings)
+    daemon = Daemon(settings, connect, clocks=clock.SystemClock(), notifier=notifier)
+    with signals.Stop() as stop:
+        try:
+            daemon.start()
+            _say_ready(settings, daemon.snapshot(), is_json=arguments.json)
+            daemon.run(stop.wait)
+        finally:
+            daemon.stop()
+    state = daemon.snapshot()
+    _LOG.info(
+        "stopped: %d Samples taken, %d receipted, %d dropped",
+        state.samples,
+        state.spool.receipted,
+        state.spool.dropped,
+    )
+    return 0
+
+
+def settings_from_arguments(arguments: argparse.Namespace) -> DaemonSettings:
+    """Gives the settings of the file, overridden by the options, with what only this machine knows filled in.
+
+    Raises:
+        SettingsError: an unknown key, or a value outside its bounds.
+    """
+    table: dict[str, Any] = {}
+    source = "options"
+    if arguments.config is not None:
+        source = str(arguments.config)
+        table = settings_file.read_table(arguments.config)
+        settings_file.settings_from_table(table, DaemonSettings, source=source)
+        # A bundle's path in a file means the same wherever the daemon is started.
+        table["bundles"] = [str(arguments.config.parent / folder) for folder in table.get("bundles", ())]
+    for option, key in _OPTIONS.items():
+        if getattr(arguments, option) is not None:
+            table[key] = getattr(arguments, option)
+    if arguments.bundle:
+        table["bundles"] = arguments.bundle
+    table.setdefault("device", device_from_hostname(socket.gethostname()))
+    table.setdefault("state_folder", os.environ.get("STATE_DIRECTORY", "."))  # noqa: TID251 - as above
+    return settings_file.settings_from_table(table, DaemonSettings, source=source)
+
+
+def _say_ready(settings: DaemonSettings, state: DaemonState, *, is_json: bool) -> None:
+    models = ", ".join(state.models) or "no model"
+    where = f"{settings.broker} as {settings.site}/{state.device}"
+    _LOG.info("ready: %s serves %s; telemetry to %s", state.url, models, where)
+    if is_json:
+        ready = {"url": state.url, "device": state.device, "boot": state.boot, "models": state.models}
+        sys.stdout.write(msgspec.json.encode(ready).decode() + "\n")
+        sys.stdout.flush()
+
+
+COMMAND = Command(
+    add_arguments,
+    run,
+    "  edge-sdk daemon --bundle fashion.edge --broker mqtt://127.0.0.1:1883 --device cam-7\n"
+    "  edge-sdk daemon --config /etc/edge-sdk/device.toml",
+)

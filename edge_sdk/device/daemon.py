@@ -1,0 +1,250 @@
+"""The composer of the device wing: bundles, requests, sensors, spool and link become one running daemon."""
+
+import contextlib
+import logging
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from numpy.typing import NDArray
+
+from edge_sdk import clock, errors
+from edge_sdk.device import reports
+from edge_sdk.device.notify import Notifier
+from edge_sdk.device.sense import board, machine, together
+from edge_sdk.device.sense.protocol import Sensor
+from edge_sdk.device.serve import models as served
+from edge_sdk.device.serve.connection import HttpLimits
+from edge_sdk.device.serve.http import HttpServer
+from edge_sdk.device.serve.routes import Routes
+from edge_sdk.device.settings import DaemonSettings
+from edge_sdk.device.slots import loading
+from edge_sdk.device.spool.forwarding import Forwarder
+from edge_sdk.device.spool.memory import MemorySpool, SpoolState
+from edge_sdk.engines.protocol import Tensors
+from edge_sdk.link.protocol import Link, LinkState, Will
+from edge_sdk.records import telemetry
+from edge_sdk.wire import codec, topics
+
+_LOG = logging.getLogger(__name__)
+
+_SHORTEST_S = 1e-3
+"""An interval is at least this long in a Sample, also when the daemon stops right after one."""
+_GOODBYE_S = 0.5
+"""How long the link may take to send what is in flight at the end."""
+
+
+class DaemonState(msgspec.Struct, frozen=True):
+    """A daemon at one moment.
+
+    Attributes:
+        url: where it takes requests.
+        device, boot: as in its Samples.
+        models: names of the models that it serves.
+        samples: taken so far.
+        spool: of them, what was receipted, held and dropped.
+        link: the connection to the broker.
+    """
+
+    url: str
+    device: str
+    boot: str
+    models: tuple[str, ...]
+    samples: int
+    spool: SpoolState
+    link: LinkState
+
+
+class Daemon:
+    """Serves bundles and publishes one Sample per interval.
+
+    Order of use: make it (this verifies and loads the bundles, and nothing is served if one is refused), `start`,
+    then `run` or a `beat` per interval, then `stop`.
+    """
+
+    def __init__(
+        self,
+        settings: DaemonSettings,
+        connect: Callable[[Will], Link],
+        *,
+        clocks: clock.Clock,
+        sensors: Sequence[Sensor] | None = None,
+        root: Path = Path("/"),
+        notifier: Notifier | None = None,
+    ) -> None:
+        """Verifies and loads everything; nothing is answered or sent before `start`.
+
+        Args:
+            settings: `device` must be set.
+            connect: makes the link from the last will that the broker is to publish when the daemon vanishes.
+            clocks: the machine's, or a test's.
+            sensors: what to read; None reads all that this SDK knows of below `root`.
+            root: folder with ``proc`` and ``sys``.
+            notifier: to the service manager.
+
+        Raises:
+            BundleError: a bundle was refused; the message names the file.
+            UsageError: two bundles of one name, no such back end, or the address is taken.
+            EngineError: a back end could not load a bundle.
+        """
+        assert settings.device is not None
+        self._settings = settings
+        self._clock = clocks
+        self._notifier = notifier or Notifier()
+        boot = reports.boot_id(started_s=clocks.wall_s(), random_bits=secrets.randbits(32))
+        self._identity = reports.Identity(settings.site, settings.device, boot)
+        if sensors is None:
+            sensors = board.sensors_of(root, clocks=clocks, state_folder=Path(settings.state_folder or "."))
+        self._sensors = together.Sensors(sensors)
+        self._machine = machine.read_machine(root)
+        self._seq = 0
+        self._last_s = clocks.boot_s()
+        with contextlib.ExitStack() as undo:
+            self._models = self._loaded()
+            undo.callback(self._models.close)
+            self._http = self._listening()
+            undo.pop_all()
+        self._link = connect(Will(self._topic("status"), self._status("offline")))
+        self._forwarder = self._forwarding(self._link)
+
+    def start(self) -> None:
+        """Begins to answer requests, to connect, and to measure the first interval."""
+        self._link.on_connect(self._announce)
+        self._link.subscribe(topics.receipt(*self._identity[:2]), self._forwarder.take_receipt)
+        self._sensors.collect()  # sensors that measure over time begin here
+        self._last_s = self._clock.boot_s()
+        self._http.start()
+        self._link.open()
+        self._notifier.ready()
+
+    def run(self, wait: Callable[[float], bool]) -> None:
+        """Takes a Sample per interval on a steady schedule until the end is asked for.
+
+        Args:
+            wait: waits for so many seconds; True when the daemon is to end.
+        """
+        interval_s = self._settings.interval_s
+        next_s = self._last_s + interval_s
+        while not wait(max(0.0, next_s - self._clock.boot_s())):
+            self.beat()
+            next_s += interval_s
+            late_s = self._clock.boot_s() - next_s
+            if late_s >= 0:  # the machine slept, or was too busy: one Sample covers it, and the grid stays
+                next_s += interval_s * (late_s // interval_s + 1)
+
+    def beat(self) -> None:
+        """Ends an interval: takes a Sample, keeps it, and sends what is due."""
+        now_s = self._clock.boot_s()
+        interval_s = max(now_s - self._last_s, _SHORTEST_S)
+        self._last_s = now_s
+        spool = self._forwarder.snapshot()
+        moment = reports.Moment(
+            seq=self._seq,
+            wall_s=self._clock.wall_s(),
+            boot_s=now_s,
+            interval_s=interval_s,
+            oldest_seq=spool.oldest_seq,
+            dropped=spool.dropped,
+        )
+        windows = [model.recorder.window(interval_s) for model in self._models]
+        sample = reports.sample(self._identity, moment, self._sensors.collect(), windows)
+        self._seq += 1
+        self._forwarder.keep(moment.seq, codec.to_bytes(sample), self._dropping)
+        self._forwarder.send_due()
+        self._notifier.progress()
+
+    def stop(self) -> None:
+        """Lets running requests finish, sends the last Sample, says goodbye, and gives everything back."""
+        self._notifier.stopping()
+        self._models.is_ready = False
+        self._http.stop()
+        self.beat()
+        with contextlib.suppress(errors.LinkError):
+            self._link.publish(self._topic("status"), self._status("offline"), retain=True)
+        self._link.close(_GOODBYE_S)
+        self._models.close()
+        if held := self._forwarder.snapshot().held:
+            _LOG.warning("%d of %d records had no receipt from a collector at the end", held, self._seq)
+
+    def infer(self, model: str, feeds: Mapping[str, NDArray[Any]]) -> Tensors:
+        """Gives the outputs by name, in process; counted and timed as a request over HTTP is.
+
+        Raises:
+            UsageError: no such model.
+            InputError: a name, dtype or shape does not fit; nothing was run.
+            EngineError: the engine failed, or the daemon has stopped.
+        """
+        return self._models.infer(model, feeds)
+
+    def snapshot(self) -> DaemonState:
+        """Gives the state at this moment."""
+        return DaemonState(
+            url=self._http.url,
+            device=self._identity.device,
+            boot=self._identity.boot,
+            models=tuple(model.name for model in self._models),
+            samples=self._seq,
+            spool=self._forwarder.snapshot(),
+            link=self._link.snapshot(),
+        )
+
+    def _loaded(self) -> served.Models:
+        folders = [Path(folder) for folder in self._settings.bundles]
+        slots = loading.load_slots(folders, backend=self._settings.backend, threads=self._settings.threads)
+        return served.Models(
+            served.Model(slot.bundle.manifest, slot.bundle.digest, slot.engine, self._clock) for slot in slots
+        )
+
+    def _listening(self) -> HttpServer:
+        limits = HttpLimits(body_bytes=self._settings.http_body_bytes, connections=self._settings.http_connections)
+        address = (self._settings.http_host, self._settings.http_port)
+        return HttpServer(address, Routes(self._models).answer, limits=limits, clocks=self._clock)
+
+    def _forwarding(self, link: Link) -> Forwarder:
+        spool = MemorySpool(
+            self._identity.boot, capacity=self._settings.spool_capacity, resend_s=self._settings.resend_s
+        )
+        return Forwarder(
+            spool,
+            link,
+            telemetry_topic=self._topic("telemetry"),
+            event_topic=self._topic("event"),
+            clocks=self._clock,
+        )
+
+    def _topic(self, what: str) -> str:
+        return topics.up(self._identity.site, self._identity.device, what)
+
+    def _status(self, state: str) -> bytes:
+        return codec.to_bytes(reports.status(self._identity, state, wall_s=self._clock.wall_s()))
+
+    def _announce(self) -> None:
+        """Says who is here after every connect; runs on the link's thread."""
+        infos = [
+            telemetry.ModelInfo(model.name, model.version, model.digest, model.engine.name) for model in self._models
+        ]
+        born = reports.birth(
+            self._identity,
+            wall_s=self._clock.wall_s(),
+            machine=self._machine,
+            models=infos,
+            interval_s=self._settings.interval_s,
+        )
+        try:
+            self._link.publish(self._topic("status"), self._status("online"), retain=True)
+            self._link.publish(self._topic("birth"), codec.to_bytes(born), retain=True)
+        except errors.LinkError as error:
+            _LOG.info("the connection broke before it could be used: %s", error)  # the next one says it
+            return
+        self._forwarder.send_due()
+
+    def _dropping(self, spool: SpoolState) -> telemetry.Event:
+        return reports.event(
+            self._identity,
+            "records_dropped",
+            f"no receipts came and the spool is full ({self._settings.spool_capacity} records): the oldest give way",
+            wall_s=self._clock.wall_s(),
+            details={"dropped": spool.dropped, "oldest_seq": spool.oldest_seq},
+        )

@@ -1,0 +1,146 @@
+"""What a device says of itself, from what the rooms measured: pure, records in and records out."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from edge_sdk import __version__
+from edge_sdk.records import metrics, telemetry
+
+_NO_SENSOR = "no sensor for it on this machine"
+_REASON_CHARS = 300
+_DAY_S = 86400.0
+
+
+class Identity(NamedTuple):
+    """Who speaks: the device, and this start of its daemon."""
+
+    site: str
+    device: str
+    boot: str
+
+
+def boot_id(*, started_s: float, random_bits: int) -> str:
+    """Gives the name of one start of the daemon: 8 hex digits of Unix time, 8 of chance.
+
+    The time makes boots sort; the chance keeps them apart where the clock starts at the same value each time.
+
+    >>> boot_id(started_s=1_750_000_000.9, random_bits=0xC0FFEE)
+    '684ee18000c0ffee'
+    """
+    return f"{int(started_s) & 0xFFFFFFFF:08x}{random_bits & 0xFFFFFFFF:08x}"
+
+
+def status(identity: Identity, state: str, *, wall_s: float) -> telemetry.Status:
+    """Gives ``online`` or ``offline`` as of `wall_s`."""
+    return telemetry.Status(state, identity.boot, wall_s)
+
+
+def birth(
+    identity: Identity,
+    *,
+    wall_s: float,
+    machine: Mapping[str, str | int | float | None],
+    models: Sequence[telemetry.ModelInfo],
+    interval_s: float,
+) -> telemetry.Birth:
+    """Gives who the device is, what it serves, and what its numbers mean."""
+    return telemetry.Birth(
+        v=telemetry.WIRE_VERSION,
+        device=identity.device,
+        boot=identity.boot,
+        t=wall_s,
+        sdk=__version__,
+        machine=dict(machine),
+        models=tuple(models),
+        metrics=tuple(telemetry.MetricInfo(metric.name, metric.unit) for metric in metrics.METRICS),
+        interval_s=interval_s,
+    )
+
+
+def event(identity: Identity, kind: str, message: str, *, wall_s: float, details: Mapping[str, int]) -> telemetry.Event:
+    """Gives something that happened once."""
+    return telemetry.Event(
+        v=telemetry.WIRE_VERSION,
+        device=identity.device,
+        boot=identity.boot,
+        t=wall_s,
+        kind=kind,
+        message=message,
+        details=dict(details),
+    )
+
+
+class Moment(NamedTuple):
+    """When a Sample was taken, and its place in the row.
+
+    Attributes:
+        seq: its number within this boot.
+        wall_s, boot_s: the end of the interval on both clocks.
+        interval_s: how long the interval really was.
+        oldest_seq, dropped: of the spool.
+    """
+
+    seq: int
+    wall_s: float
+    boot_s: float
+    interval_s: float
+    oldest_seq: int
+    dropped: int
+
+
+def sample(
+    identity: Identity,
+    moment: Moment,
+    readings: Iterable[telemetry.Reading],
+    windows: Sequence[telemetry.Window],
+) -> telemetry.Sample:
+    """Gives the Sample of one interval.
+
+    Of several readings of a metric the first with a value counts; a metric without any is None, and `missing` says
+    why.
+    """
+    values: dict[str, float | str | bool] = {}
+    reasons = dict.fromkeys(metrics.NAMES, _NO_SENSOR)
+    for reading in reversed(list(readings)):
+        if reading.value is not None:
+            values[reading.metric] = reading.value
+        else:
+            reasons[reading.metric] = reading.reason[:_REASON_CHARS]
+    known = {name: values[name] for name in metrics.NAMES if name in values}
+    energy_j = known.get("energy_j")
+    taken = telemetry.Sample(
+        v=telemetry.WIRE_VERSION,
+        device=identity.device,
+        boot=identity.boot,
+        seq=moment.seq,
+        t=moment.wall_s,
+        up_s=moment.boot_s,
+        interval_s=min(moment.interval_s, _DAY_S),
+        oldest_seq=moment.oldest_seq,
+        dropped=moment.dropped,
+        missing={name: reasons[name] for name in metrics.NAMES if name not in known},
+        models=with_energy(windows, energy_j if isinstance(energy_j, float) else None),
+    )
+    return msgspec.structs.replace(taken, **known)
+
+
+def with_energy(windows: Sequence[telemetry.Window], energy_j: float | None) -> tuple[telemetry.Window, ...]:
+    """Gives the windows with the interval's energy shared out by compute time.
+
+    All of the interval's energy goes to the models that ran: the idle power of the board is not taken off, so a
+    model that runs seldom looks expensive per inference. A model that did not run gets None.
+    """
+    compute_ms = [window.stage_ms.get("compute", 0.0) * window.count for window in windows]
+    total_ms = sum(compute_ms)
+    if energy_j is None or total_ms == 0:
+        return tuple(windows)
+    return tuple(
+        msgspec.structs.replace(
+            window, energy_j=energy_j * ms / total_ms, energy_per_inference_j=energy_j * ms / total_ms / window.count
+        )
+        if window.count
+        else window
+        for window, ms in zip(windows, compute_ms, strict=True)
+    )

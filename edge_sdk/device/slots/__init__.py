@@ -1,0 +1,1 @@
+"""Bundles on this device: verified byte by byte, then loaded."""
