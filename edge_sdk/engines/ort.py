@@ -84,7 +84,7 @@ def runner_from_model(
 
 
 def specs_from_model(model: bytes) -> tuple[tuple[tensors.TensorSpec, ...], tuple[tensors.TensorSpec, ...]]:
-    """Gives what a serialised model takes and gives, shapes inferred; raises ModelError as `session_from_model` does."""
+    """Gives what a serialised model takes and gives, shapes inferred; raises as `session_from_model` does."""
     session = session_from_model(model, _settings())
     inputs, outputs = session.get_inputs(), session.get_outputs()
     return tuple(_spec(argument) for argument in inputs), tuple(_spec(argument, "output") for argument in outputs)

@@ -1,4 +1,4 @@
-"""Symmetric INT8: scales from thresholds, weights per channel; the arithmetic of ONNX QuantizeLinear with zero point 0."""
+"""Symmetric INT8: scales from thresholds, weights per channel; QuantizeLinear with zero point 0."""
 
 from typing import Any, NamedTuple
 

@@ -74,7 +74,7 @@ def histogram_from_tensor(values: NDArray[Any]) -> MagnitudeHistogram:
         scaled *= gain
         counts += np.bincount(scaled.astype(np.intp), minlength=BINS)
         nonzero += np.count_nonzero(part)
-    zeros = flat.size - nonzero
+    zeros = int(flat.size - nonzero)
     counts[0] -= zeros
     return MagnitudeHistogram(exponent, counts, zeros, minimum, maximum)
 

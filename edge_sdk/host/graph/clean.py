@@ -36,7 +36,7 @@ def cleaned(model: Model, probe: Mapping[str, NDArray[Any]]) -> Model:
     for name, values in before.items():
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise errors.ModelError(
-                f"output {name!r} of the float model is NaN or infinite on the first calibration samples; "
+                f"output {name!r} of the float model is NaN or infinite on the first evaluation samples; "
                 "check the preprocessing (--preprocess) and the model"
             )
     folded = _folded(model)

@@ -94,7 +94,9 @@ def serialized(proto: onnx.ModelProto) -> bytes:
     """
     size_bytes = proto.ByteSize()
     if size_bytes > MAX_BYTES:
-        raise errors.ModelError(f"the model has {size_bytes} bytes; up to {MAX_BYTES} can be handed to a compiler at once")
+        raise errors.ModelError(
+            f"the model has {size_bytes} bytes; up to {MAX_BYTES} can be handed to a compiler at once"
+        )
     content: bytes = proto.SerializeToString(deterministic=True)
     return content
 
@@ -112,9 +114,13 @@ def _proto_from_file(path: Path) -> onnx.ModelProto:
     try:
         proto = onnx.load_model_from_string(path.read_bytes())
     except Exception as error:  # boundary: protobuf raises classes of its own that differ between its versions
-        raise errors.ModelError(f"{path} is not an ONNX file: {error}; expected what torch.onnx.export writes") from error
+        raise errors.ModelError(
+            f"{path} is not an ONNX file: {error}; expected what torch.onnx.export writes"
+        ) from error
     if not proto.ir_version or not proto.graph.node:
-        raise errors.ModelError(f"{path} is not an ONNX file, or its graph is empty; expected what torch.onnx.export writes")
+        raise errors.ModelError(
+            f"{path} is not an ONNX file, or its graph is empty; expected what torch.onnx.export writes"
+        )
     return proto
 
 
@@ -134,7 +140,7 @@ def _check_node(node: onnx.NodeProto, opset: int) -> None:
             f"{node_text(node)} holds a graph of its own (control flow), inside which INT8 can't be placed; "
             "export the model with its branches decided, for example by tracing it"
         )
-    if _is_quantizer(node.op_type):
+    if is_quantizer(node.op_type):
         raise errors.ModelError(
             f"{node_text(node)}: the model is quantised already; give the float model that it was made from"
         )
@@ -146,7 +152,8 @@ def _check_node(node: onnx.NodeProto, opset: int) -> None:
         )
 
 
-def _is_quantizer(op_type: str) -> bool:
+def is_quantizer(op_type: str) -> bool:
+    """Says whether an operator is one of a quantised model."""
     starts = ("QLinear", "QuantizeLinear", "DequantizeLinear", "DynamicQuantize", "QGemm", "QAttention")
     return op_type.startswith(starts) or op_type.endswith("Integer")
 

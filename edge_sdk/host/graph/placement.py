@@ -32,11 +32,11 @@ SMALL_DEPTH = 16
 
 
 class WeightUse(NamedTuple):
-    """A weight that becomes INT8: which input of which node it is, and along which axis the channels run."""
+    """A weight that becomes INT8: which input slot of which node, and along which axis the channels run."""
 
     tensor: str
     node: str
-    index: int
+    slot: int
     axis: int
 
 
@@ -45,7 +45,7 @@ class ActivationUse(NamedTuple):
 
     tensor: str
     node: str
-    index: int
+    slot: int
 
 
 class Placement(NamedTuple):
@@ -143,7 +143,11 @@ def _reason_for_float(node: onnx.NodeProto, wiring: Wiring) -> str:
     if len(shape) != 2 or attributes(node).get("transA", 0):
         return "its weights are no plain matrix"
     results, depth = shape[channel_axis(node)], shape[1 - channel_axis(node)]
-    return f"only {depth} terms for {results} results, too small to gain (R9)" if depth < SMALL_DEPTH or results < 2 else ""
+    return (
+        f"only {depth} terms for {results} results, too small to gain (R9)"
+        if depth < SMALL_DEPTH or results < 2
+        else ""
+    )
 
 
 def _reason_for_small_convolution(node: onnx.NodeProto, shape: tuple[int, ...], *, is_first: bool) -> str:

@@ -28,10 +28,10 @@ def quantized_model(model: Model, placed: placement.Placement, scales: Mapping[s
     writer = _Writer(proto.graph)
     by_node = {node.name: node for node in proto.graph.node}
     rewired = {
-        (use.node, use.index): writer.activation(use.tensor, scales[use.tensor]) for use in placed.activations
-    } | {(use.node, use.index): writer.weight(use.tensor, use.axis) for use in placed.weights}
-    for (node, index), name in rewired.items():
-        by_node[node].input[index] = name
+        (use.node, use.slot): writer.activation(use.tensor, scales[use.tensor]) for use in placed.activations
+    } | {(use.node, use.slot): writer.weight(use.tensor, use.axis) for use in placed.weights}
+    for (node, slot), name in rewired.items():
+        by_node[node].input[slot] = name
     writer.finish()
     return model_from_proto(proto, model.opset)
 

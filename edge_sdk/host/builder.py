@@ -1,0 +1,389 @@
+"""Knows the order of the stages from a model file to a gated bundle; nobody else does.
+
+read -> scan -> fold -> calibrate -> place -> compile -> gate -> pack. Everything that can be wrong with the input is
+found in the first two, and nothing is on disk before the last.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from edge_sdk import __version__, clock, errors
+from edge_sdk.engines import compilers, ort
+from edge_sdk.engines.protocol import Tensors
+from edge_sdk.host.calibrate import choose, collect, samples
+from edge_sdk.host.calibrate import data as datasets
+from edge_sdk.host.graph import clean, macs, placement, qdq
+from edge_sdk.host.graph import model as models
+from edge_sdk.host.judge import gate
+from edge_sdk.host.pack import bundle as packing
+from edge_sdk.host.pack import golden, report, result
+from edge_sdk.host.pack.result import BuildResult
+from edge_sdk.records.bundle import Calibration, CompilerReport, Preprocess, Range
+from edge_sdk.wire import bundles
+
+PRECISIONS = ("auto", "int8", "float")
+
+MIN_SAMPLES = 32
+"""Fewer calibration samples than this have not shown a network's usual range yet."""
+
+Progress = Callable[[str, int, int], None]
+"""Called as (stage, done, total)."""
+
+Check = Callable[[bytes], CompilerReport]
+"""Says what NVIDIA's compiler makes of a serialised INT8 graph."""
+
+_NO_RANGES = "none"
+_PROBE_SAMPLES = 2
+
+
+def build_bundle(
+    model: str | Path,
+    output: str | Path,
+    *,
+    calibration: datasets.DataSpec,
+    evaluation: datasets.DataSpec,
+    max_drop: float = 0.5,
+    method: str = choose.AUTO,
+    precision: str = "auto",
+    preprocess: Mapping[str, Preprocess] | None = None,
+    classes: tuple[str, ...] = (),
+    name: str | None = None,
+    version: str = "1",
+    counter: int = 0,
+    seed: int = 0,
+    min_samples: int = MIN_SAMPLES,
+    force: bool = False,
+    check: Check | None = None,
+    progress: Progress | None = None,
+    ticks: clock.Clock | None = None,
+) -> BuildResult:
+    """Builds a bundle from an ONNX model: INT8 by TensorRT's rules, gated on measured accuracy.
+
+    Args:
+        model: ONNX file, opset 13 or higher.
+        output: the bundle folder to write; its parent exists.
+        calibration: what the ranges are taken from; see `datasets.DataSpec`. Labels are not used.
+        evaluation: what both models are judged on; must not share samples with `calibration`.
+        max_drop: points of the metric that INT8 may lose.
+        method: ``max``, ``percentile``, ``mse``, ``entropy``, or ``auto`` for the one with the least measured error.
+        precision: ``int8``, ``float``, or ``auto``: INT8 where any layer can have it.
+        preprocess: by input name, how raw values become what the network takes; none means they go in as they are.
+        classes: names of the classes in the model's order.
+        name: of the model in the bundle; by default from the file's name.
+        version: of the model.
+        counter: a device never goes back to a lower one by itself.
+        seed: picks the golden samples.
+        min_samples: fewer calibration samples are refused.
+        force: replace a bundle at `output`.
+        check: NVIDIA's compiler; by default the one installed here, if any.
+        progress: called as (stage, done, total).
+        ticks: clock for the seconds.
+
+    Raises:
+        GateError: INT8 lost more than `max_drop`; nothing was written.
+        UsageError: the model, the data or an argument can't be used; nothing was written.
+        EngineError: NVIDIA's compiler refused the INT8 graph; nothing was written.
+    """
+    job = _Job(
+        model=Path(model),
+        target=Path(output),
+        calibration=calibration,
+        evaluation=evaluation,
+        max_drop=max_drop,
+        method=method,
+        precision=precision,
+        preprocess=dict(preprocess or {}),
+        classes=tuple(classes),
+        name=packing.name_from_file(Path(model)) if name is None else name,
+        version=version,
+        counter=counter,
+        seed=seed,
+        min_samples=min_samples,
+        force=force,
+        check=check or functools.partial(compilers.check_model, progress=progress),
+        stages=_Stages(ticks or clock.SystemClock(), progress),
+    )
+    _check_job(job)
+    data = _opened(job)
+    scan = _scanned(job, data)
+    graph = _folded(job, data, scan)
+    int8 = _quantized(job, data, scan, graph) if _is_int8_wanted(job, graph) else None
+    judged = _judged(job, data, scan, graph, int8)
+    bundle, figures = _packed(job, data, graph, int8, judged)
+    compiler = int8.compiler if int8 else compilers.ABSENT.report
+    return result.result_from_report(figures, bundle, compiler=compiler, seconds=job.stages.seconds)
+
+
+class _Job(NamedTuple):
+    """The arguments of one build."""
+
+    model: Path
+    target: Path
+    calibration: datasets.DataSpec
+    evaluation: datasets.DataSpec
+    max_drop: float
+    method: str
+    precision: str
+    preprocess: dict[str, Preprocess]
+    classes: tuple[str, ...]
+    name: str
+    version: str
+    counter: int
+    seed: int
+    min_samples: int
+    force: bool
+    check: Check
+    stages: "_Stages"
+
+
+class _Opened(NamedTuple):
+    """Model and data, fit for each other as far as headers tell."""
+
+    model: models.Model
+    calibration: samples.Data
+    evaluation: samples.Data
+
+
+class _Scan(NamedTuple):
+    """The evaluation data after one pass over it: each sample's digest, and the first few prepared samples."""
+
+    digests: tuple[str, ...]
+    probe: Tensors
+
+
+class _Graph(NamedTuple):
+    """The folded model, where Q/DQ goes, and the multiply-accumulates of each node."""
+
+    model: models.Model
+    placed: placement.Placement
+    macs: dict[str, int]
+
+
+class _Int8(NamedTuple):
+    """The INT8 model and how it came about."""
+
+    model: models.Model
+    content: bytes
+    choice: choose.Choice
+    collected: collect.Collected
+    compiler: CompilerReport
+
+
+class _Judged(NamedTuple):
+    """The gate's answer, and the arrays of golden.npz."""
+
+    judgement: gate.Judgement
+    golden: Tensors
+
+
+class _Stages:
+    """Times the stages and tells about progress."""
+
+    def __init__(self, ticks: clock.Clock, progress: Progress | None) -> None:
+        self.seconds: dict[str, float] = {}
+        self._ticks = ticks
+        self._progress = progress
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Adds the wall time inside to the stage's seconds."""
+        started_ns = self._ticks.tick_ns()
+        yield
+        spent_s = (self._ticks.tick_ns() - started_ns) / 1e9
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + spent_s, 4)
+
+    def counter(self, name: str, total: int | None) -> Callable[[int], None]:
+        """Gives a function that is told how many samples of a stage are done."""
+
+        def on_samples(done: int) -> None:
+            if self._progress:
+                self._progress(name, done, done + 1 if total is None else total)
+
+        return on_samples
+
+
+def _check_job(job: _Job) -> None:
+    """Refuses what can be refused without reading anything."""
+    if job.precision not in PRECISIONS:
+        raise errors.UsageError(f"no precision {job.precision!r}; known: {', '.join(PRECISIONS)}")
+    if not job.max_drop >= 0:
+        raise errors.UsageError(f"max_drop is {job.max_drop}; expected 0 or more, in points of the metric")
+    choose.check_method(job.method)
+    packing.check_names(job.name, job.version)
+    bundles.check_target(job.target, replace=job.force)
+
+
+def _opened(job: _Job) -> _Opened:
+    with job.stages("read"):
+        model = models.read_model(job.model)
+        samples.check_preprocess(job.preprocess, model.inputs)
+        count = gate.class_count(model.outputs)
+        if job.classes and len(job.classes) != count:
+            raise errors.UsageError(f"{len(job.classes)} class names were given, the model gives {count} classes")
+        opened = functools.partial(datasets.open_data, inputs=model.inputs, preprocess=job.preprocess)
+        calibration = opened(job.calibration, classes=samples.Classes(is_used=False))
+        evaluation = opened(job.evaluation, classes=samples.Classes(count, job.classes))
+        gate.check_labels(model.outputs, is_labelled=evaluation.is_labelled)
+    return _Opened(model, calibration, evaluation)
+
+
+def _scanned(job: _Job, data: _Opened) -> _Scan:
+    """Reads the evaluation data once, so that its faults are found before the long work."""
+    digests: list[str] = []
+    probe: Tensors = {}
+    on_samples = job.stages.counter("scan", data.evaluation.expected)
+    with job.stages("scan"):
+        for batch in data.evaluation.batches():
+            digests.extend(batch.digests)
+            probe = probe or {name: values[:_PROBE_SAMPLES].copy() for name, values in batch.feeds.items()}
+            on_samples(len(digests))
+    return _Scan(tuple(digests), probe)
+
+
+def _folded(job: _Job, data: _Opened, scan: _Scan) -> _Graph:
+    with job.stages("fold"):
+        model = clean.cleaned(data.model, scan.probe)
+        return _Graph(model, placement.placement_from_model(model), macs.macs_by_node(model, scan.probe))
+
+
+def _is_int8_wanted(job: _Job, graph: _Graph) -> bool:
+    if job.precision == "int8" and not graph.placed.weights:
+        reasons = "; ".join(f"{entry.node}: {entry.reason}" for entry in graph.placed.pinned[:3])
+        raise errors.ModelError(f"no layer of {job.model} can run in INT8 ({reasons}); build with --precision float")
+    return job.precision != "float" and bool(graph.placed.weights)
+
+
+def _quantized(job: _Job, data: _Opened, scan: _Scan, graph: _Graph) -> _Int8:
+    collected = _collected(job, data, scan, graph)
+    with job.stages("choose"):
+        run_float = ort.runner_from_model(graph.model.to_bytes())
+        references = [(feeds, run_float(feeds)) for feeds in collected.held_feeds]
+
+        def sqnr_of(ranges: Mapping[str, Range]) -> float:
+            content = _int8_model(graph, ranges).to_bytes()
+            return gate.worst_sqnr_db(ort.runner_from_model(content), references, graph.model.outputs)
+
+        choice = choose.chosen(collected, job.method, sqnr_of)
+    with job.stages("place"):
+        model = _int8_model(graph, choice.ranges)
+        content = model.to_bytes()
+    with job.stages("compile"):
+        compiler = job.check(content)
+        if compiler.ok is False:
+            words = "\n  ".join(compiler.messages) or "(it gave no reason)"
+            raise errors.EngineError(
+                f"{compiler.name} {compiler.version} refused the INT8 graph; nothing was written:\n  {words}"
+            )
+    return _Int8(model, content, choice, collected, compiler)
+
+
+def _int8_model(graph: _Graph, ranges: Mapping[str, Range]) -> models.Model:
+    return qdq.quantized_model(graph.model, graph.placed, {name: found.scale for name, found in ranges.items()})
+
+
+def _collected(job: _Job, data: _Opened, scan: _Scan, graph: _Graph) -> collect.Collected:
+    tensors = graph.placed.tensors
+    inputs = {spec.name for spec in graph.model.inputs}
+    wanted = [name for name in tensors if name not in inputs]
+    with job.stages("calibrate"):
+        collected = collect.collected(
+            ort.runner_from_model(qdq.with_outputs(graph.model, wanted), wanted) if wanted else lambda _feeds: {},
+            tensors,
+            data.calibration.batches(),
+            hold_out=job.method == choose.AUTO,
+            evaluated={digest: index for index, digest in enumerate(scan.digests)},
+            on_samples=job.stages.counter("calibrate", data.calibration.expected),
+        )
+    if len(collected.digests) < job.min_samples:
+        raise errors.DataError(
+            f"{data.calibration.name} gave {len(collected.digests)} samples, at least {job.min_samples} are needed to see "
+            "a network's usual range; give more, or allow fewer with --min-samples"
+        )
+    return collected
+
+
+def _judged(job: _Job, data: _Opened, scan: _Scan, graph: _Graph, int8: _Int8 | None) -> _Judged:
+    run_float = ort.runner_from_model(graph.model.to_bytes())
+    run_int8 = ort.runner_from_model(int8.content) if int8 else run_float
+    picks = golden.Picks(len(scan.digests), job.seed)
+    with job.stages("gate"):
+        judgement = gate.judged(
+            run_float,
+            run_int8,
+            _watched(data.evaluation.batches(), picks),
+            outputs=graph.model.outputs,
+            max_drop=job.max_drop,
+            on_samples=job.stages.counter("gate", len(scan.digests)),
+        )
+    verdict = judgement.verdict
+    if not verdict.passed:
+        raise errors.GateError(
+            f"INT8 has {verdict.metric} {verdict.int8_score.value:.2%}, float {verdict.float_score.value:.2%} on "
+            f"{verdict.samples} samples: {verdict.drop:.2f} points lost, {verdict.max_drop:g} allowed; nothing was "
+            "written. Give calibration data closer to what the model sees in use, another --method, a larger --max-drop, or "
+            "--precision float"
+        )
+    return _Judged(judgement, picks.arrays(run_float, run_int8 if int8 else None))
+
+
+def _watched(batches: Iterable[samples.Batch], picks: golden.Picks) -> Iterator[gate.Evaluated]:
+    for batch in batches:
+        picks.look(batch.first, batch.raw, batch.feeds)
+        yield batch.feeds, batch.labels
+
+
+def _packed(
+    job: _Job, data: _Opened, graph: _Graph, int8: _Int8 | None, judged: _Judged
+) -> tuple[bundles.Bundle, report.Report]:
+    with job.stages("pack"):
+        figures = _report(job, data, graph, int8, judged.judgement)
+        calibration = Calibration(
+            method=figures.method,
+            count=figures.calibration_samples,
+            skipped=dict(data.calibration.skipped),
+            samples=int8.collected.digests if int8 else (),
+            preprocess=packing.preprocess_digest(job.preprocess),
+            ranges=int8.choice.ranges if int8 else {},
+        )
+        artefacts = packing.Artefacts(
+            float_model=graph.model.to_bytes(),
+            int8_model=int8.content if int8 else None,
+            calibration=calibration,
+            golden=judged.golden,
+            report=figures,
+            preprocess=job.preprocess,
+            classes=job.classes or data.evaluation.classes,
+            counter=job.counter,
+            sdk=__version__,
+        )
+        return packing.packed(job.target, artefacts, replace=job.force), figures
+
+
+def _report(job: _Job, data: _Opened, graph: _Graph, int8: _Int8 | None, judgement: gate.Judgement) -> report.Report:
+    words = int8.compiler if int8 else compilers.ABSENT.report
+    int8_nodes = graph.placed.nodes if int8 else frozenset()
+    return report.Report(
+        name=job.name,
+        version=job.version,
+        precision="int8" if int8 else "float",
+        method=int8.choice.method if int8 else _NO_RANGES,
+        method_sqnr_db=int8.choice.sqnr_db if int8 else {},
+        seed=job.seed,
+        inputs=graph.model.inputs,
+        outputs=graph.model.outputs,
+        verdict=judgement.verdict,
+        output_errors={name: report.OutputFigures(*error) for name, error in judgement.outputs.items()},
+        calibration_samples=len(int8.collected.digests) if int8 else 0,
+        skipped={"calibration": dict(data.calibration.skipped), "evaluation": dict(data.evaluation.skipped)},
+        pinned=graph.placed.pinned,
+        int8_nodes=len(int8_nodes),
+        int8_compute_ratio=macs.int8_compute_ratio(graph.macs, int8_nodes),
+        float_bytes=len(graph.model.to_bytes()),
+        int8_bytes=len(int8.content) if int8 else 0,
+        compiler=report.CompilerWords(words.name, words.version, words.ok, words.messages),
+        tensors=report.tensors_from_ranges(int8.choice.ranges, int8.collected.histograms()) if int8 else {},
+        environment=report.environment(__version__),
+    )

@@ -1,0 +1,173 @@
+"""Samples from a folder of images: class sub-folders, or ``labels.csv`` with ``file,label``, or neither."""
+
+import csv
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from edge_sdk import errors, imports
+from edge_sdk.host.calibrate import samples
+from edge_sdk.records.tensors import TensorSpec
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm"})
+LABELS_FILE = "labels.csv"
+
+_MODES = {1: "L", 3: "RGB"}
+
+
+class Layout(NamedTuple):
+    """How an image input is laid out.
+
+    Attributes:
+        name: of the input.
+        channels: 1 (grey) or 3 (RGB).
+        size: (width, height) to resize to; None keeps the picture's own.
+        is_channels_first: ``[N, C, H, W]``, else ``[N, H, W, C]``.
+    """
+
+    name: str
+    channels: int
+    size: tuple[int, int] | None
+    is_channels_first: bool
+
+
+def layout_from_inputs(inputs: tuple[TensorSpec, ...]) -> Layout:
+    """Gives the image layout of a model with one image input.
+
+    Raises:
+        DataError: several inputs, or not 4 axes with 1 or 3 channels.
+    """
+    if len(inputs) != 1:
+        raise errors.DataError(
+            f"images fit a model with one input, this one takes {', '.join(spec.name for spec in inputs)}; give an .npz"
+        )
+    spec = inputs[0]
+    if len(spec.shape) == 4:
+        for is_first, channels, height, width in ((True, *spec.shape[1:]), (False, spec.shape[3], *spec.shape[1:3])):
+            if channels in _MODES:
+                size = (width, height) if width and height else None
+                return Layout(spec.name, channels, size, is_first)
+    raise errors.DataError(
+        f"images fit an input [N, C, H, W] or [N, H, W, C] with 1 or 3 channels; {spec.name!r} is {spec}"
+    )
+
+
+def array_from_image(file: Path, layout: Layout) -> NDArray[np.uint8]:
+    """Gives one picture, turned as its EXIF data says, as uint8 in the model's layout, size and colours (bilinear).
+
+    Raises:
+        OSError: it can't be read as an image.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's remarks on palettes and EXIF do not concern the pixels
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file) as image:
+                pixels = _pixels(image, layout)
+    except (ValueError, SyntaxError, EOFError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise OSError(str(error)) from error  # what Pillow raises or warns of for damaged and bomb-like files
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1)) if layout.is_channels_first else pixels
+
+
+def _pixels(image: Image.Image, layout: Layout) -> NDArray[np.uint8]:
+    picture: Image.Image = ImageOps.exif_transpose(image).convert(_MODES[layout.channels])
+    if layout.size and picture.size != layout.size:
+        picture = picture.resize(layout.size, Image.Resampling.BILINEAR)
+    return np.asarray(picture, np.uint8).reshape(picture.height, picture.width, layout.channels)
+
+
+def folder_source(folder: Path, inputs: tuple[TensorSpec, ...], classes: samples.Classes) -> samples.Source:
+    """Gives the Source of a folder of images; the files come in the order of their names.
+
+    Args:
+        folder: with images, or one sub-folder of images per class, or `labels.csv`.
+        inputs: of the model.
+        classes: what is known of them; without names, those of the folder are sorted.
+
+    Raises:
+        DataError: no images, or labels that don't fit the classes.
+    """
+    layout = layout_from_inputs(inputs)
+    named = _from_csv(folder) if (folder / LABELS_FILE).is_file() else _from_subfolders(folder)
+    if not named:
+        raise errors.DataError(
+            f"the folder {folder} holds no images ({', '.join(sorted(SUFFIXES))}); give one that does"
+        )
+    labels, known = _numbered(folder, [label if classes.is_used else None for _, label in named], classes)
+    files = [file for file, _ in named]
+
+    def read(skipped: dict[str, str]) -> Iterator[samples.Sample]:
+        for file, label in zip(files, labels, strict=True):
+            name = file.relative_to(folder).as_posix()
+            try:
+                pixels = array_from_image(file, layout)
+            except OSError as error:
+                skipped[name] = _reason(error, file)
+                continue
+            yield samples.Sample({layout.name: pixels}, label, name)
+
+    return samples.Source(str(folder), read, None not in labels, len(files), known)
+
+
+def _from_subfolders(folder: Path) -> list[tuple[Path, str | None]]:
+    """Gives (file, name of its sub-folder or None), sorted by path."""
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    found = [(file, parts[0] if len(parts := file.relative_to(folder).parts) > 1 else None) for file in files]
+    if len({label is None for _, label in found}) > 1:
+        raise errors.DataError(
+            f"{folder} holds images beside class sub-folders that hold images too; put all into sub-folders, or none"
+        )
+    return found
+
+
+def _from_csv(folder: Path) -> list[tuple[Path, str | None]]:
+    try:
+        with (folder / LABELS_FILE).open(encoding="utf-8-sig", newline="") as stream:
+            rows = list(csv.DictReader(stream))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise errors.DataError(f"{folder / LABELS_FILE} is not a CSV file: {error}") from error
+    found: list[tuple[Path, str | None]] = []
+    for line, row in enumerate(rows, 2):
+        name, label = row.get("file"), row.get("label")
+        if not name or not label:
+            raise errors.DataError(f"line {line} of {folder / LABELS_FILE}: expected the columns file,label; got {row}")
+        file = folder / name
+        if not file.is_file():
+            raise errors.DataError(f"line {line} of {folder / LABELS_FILE} names {name}, which is not in {folder}")
+        found.append((file, label))
+    return found
+
+
+def _numbered(
+    folder: Path, names: list[str | None], classes: samples.Classes
+) -> tuple[list[int | None], tuple[str, ...]]:
+    """Gives each label as the index of its class, and the names of the classes."""
+    labels = [name for name in names if name is not None]
+    if not labels:
+        return [None] * len(names), classes.names
+    if all(label.isdecimal() for label in labels) and not classes.names:
+        return [int(label) for label in labels], ()
+    known = classes.names or tuple(sorted(set(labels)))
+    for label in labels:
+        if label not in known:
+            raise errors.DataError(
+                f"{folder} has a class {label!r}{imports.nearest(label, known)}; known: {', '.join(known)}"
+            )
+    if classes.total is not None and len(known) != classes.total:
+        raise errors.DataError(
+            f"{folder} has {len(known)} classes ({', '.join(known[:5])}), the model gives {classes.total}; name all of "
+            "them in the model's order with --classes"
+        )
+    return [known.index(label) for label in labels], known
+
+
+def _reason(error: OSError, file: Path) -> str:
+    """Gives why an image can't be read, without the folder that it lies in."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image"
+    return str(error.strerror or error).replace(str(file), file.name)

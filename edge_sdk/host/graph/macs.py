@@ -1,0 +1,43 @@
+"""How much of a model's arithmetic runs in INT8, in multiply-accumulates."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import onnx
+from numpy.typing import NDArray
+
+from edge_sdk.engines import ort
+from edge_sdk.host.graph import model as models
+from edge_sdk.host.graph import placement, qdq
+
+
+def macs_by_node(model: models.Model, probe: Mapping[str, NDArray[Any]]) -> dict[str, int]:
+    """Gives the multiply-accumulates of each Conv, ConvTranspose, Gemm and MatMul for the samples in `probe`.
+
+    The shapes come from running the model once: inference by rule stops at the first free axis.
+    """
+    nodes = [node for node in model.proto.graph.node if node.op_type in models.WEIGHTED]
+    wiring = placement.Wiring(model.proto.graph)
+    names = {name for node in nodes for name in (node.input[0], node.input[1], node.output[0])}
+    wanted = sorted(name for name in names if not wiring.is_constant(name) and name not in probe)
+    ran = ort.runner_from_model(qdq.with_outputs(model, wanted), wanted)(probe)
+    shapes = {name: array.shape for name, array in (*probe.items(), *ran.items())} | wiring.shapes
+    return {node.name: _macs(node, shapes) for node in nodes}
+
+
+def int8_compute_ratio(macs: Mapping[str, int], int8_nodes: frozenset[str]) -> float:
+    """Gives the share of multiply-accumulates that the nodes in `int8_nodes` do, 0 to 1."""
+    total = sum(macs.values())
+    return sum(count for node, count in macs.items() if node in int8_nodes) / total if total else 0.0
+
+
+def _macs(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Gives the multiply-accumulates of one node: every output element costs the terms that are summed for it."""
+    data, weight, output = shapes[node.input[0]], shapes[node.input[1]], shapes[node.output[0]]
+    if node.op_type == "Conv":
+        return math.prod(output) * math.prod(weight[1:])
+    if node.op_type == "ConvTranspose":
+        return math.prod(data) * math.prod(weight[1:])
+    depth = data[0] if node.op_type == "Gemm" and placement.attributes(node).get("transA", 0) else data[-1]
+    return math.prod(output) * depth

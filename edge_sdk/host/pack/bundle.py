@@ -1,0 +1,98 @@
+"""Artefacts and figures to the files of a bundle, its manifest and the folder on disk."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from edge_sdk import errors
+from edge_sdk.engines.protocol import Tensors
+from edge_sdk.host.pack import golden, page, report
+from edge_sdk.records.bundle import SCHEMA, Calibration, Manifest, Name, Preprocess, Version
+from edge_sdk.wire import bundles
+
+
+class Artefacts(NamedTuple):
+    """What goes into a bundle.
+
+    Attributes:
+        float_model: serialised ONNX.
+        int8_model: the same with explicit Q/DQ; None for a float bundle.
+        calibration: how the ranges came about.
+        golden: arrays of golden.npz.
+        report: figures for people and programs.
+        preprocess: by input name.
+        classes: names of the classes, if known.
+        counter: monotonic, as the owner counts.
+        sdk: version of edge_sdk.
+    """
+
+    float_model: bytes
+    int8_model: bytes | None
+    calibration: Calibration
+    golden: Tensors
+    report: report.Report
+    preprocess: Mapping[str, Preprocess]
+    classes: tuple[str, ...]
+    counter: int
+    sdk: str
+
+
+def check_names(name: str, version: str) -> None:
+    """Raises UsageError unless a manifest can hold this name and version."""
+    for what, value, kind in (("name", name, Name), ("version", version, Version)):
+        try:
+            msgspec.convert(value, kind)
+        except msgspec.ValidationError as error:
+            raise errors.UsageError(f"the {what} {value!r} can't be used: {error}") from error
+
+
+def name_from_file(file: Path) -> str:
+    """Gives a name that a manifest can hold.
+
+    >>> name_from_file(Path("My Model.onnx"))
+    'my-model'
+    """
+    return re.sub(r"[^a-z0-9._-]+", "-", file.stem.lower()).strip("-._")[:63] or "model"
+
+
+def preprocess_digest(preprocess: Mapping[str, Preprocess]) -> str:
+    """Gives the SHA-256 of the preprocessing rules in their one byte form."""
+    return hashlib.sha256(msgspec.json.encode(preprocess, order="sorted")).hexdigest()
+
+
+def packed(target: Path, artefacts: Artefacts, *, replace: bool) -> bundles.Bundle:
+    """Writes the bundle: all of it or nothing; the same artefacts give the same digest.
+
+    Raises:
+        UsageError: something that may not be replaced is at `target`.
+    """
+    files = {
+        bundles.FLOAT_MODEL: artefacts.float_model,
+        bundles.CALIBRATION: bundles.canonical_bytes(artefacts.calibration),
+        bundles.GOLDEN: golden.npz_bytes(artefacts.golden),
+        bundles.REPORT_JSON: report.report_bytes(artefacts.report),
+        bundles.REPORT_HTML: page.page_bytes(artefacts.report),
+    }
+    if artefacts.int8_model is not None:
+        files[bundles.INT8_MODEL] = artefacts.int8_model
+    entries = {name: bundles.file_entry(content) for name, content in files.items()}
+    manifest = Manifest(
+        schema=SCHEMA,
+        name=artefacts.report.name,
+        version=artefacts.report.version,
+        counter=artefacts.counter,
+        sdk=artefacts.sdk,
+        precision=artefacts.report.precision,
+        inputs=artefacts.report.inputs,
+        outputs=artefacts.report.outputs,
+        preprocess=dict(artefacts.preprocess),
+        classes=artefacts.classes,
+        calibration=entries[bundles.CALIBRATION].sha256,
+        verdict=artefacts.report.verdict,
+        files=entries,
+    )
+    return bundles.write_bundle(target, manifest, files, replace=replace)

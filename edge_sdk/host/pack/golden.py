@@ -1,0 +1,88 @@
+"""golden.npz: a few inputs with the answers they must give, so that an engine can be checked wherever it was built."""
+
+import io
+import zipfile
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_sdk.engines.protocol import Tensors
+
+COUNT = 8
+
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+_SMALLEST_SHARE = 1e-3
+
+Run = Callable[[Mapping[str, NDArray[Any]]], Tensors]
+
+
+class Picks:
+    """Copies the golden samples out of the evaluation batches that go by.
+
+    Args:
+        count: evaluation samples in all; COUNT of them are picked.
+        seed: the same seed picks the same samples.
+    """
+
+    def __init__(self, count: int, seed: int) -> None:
+        picked = np.random.default_rng(seed).choice(count, min(COUNT, count), replace=False)
+        self._wanted = frozenset(picked.tolist())
+        self._raw: list[Tensors] = []
+        self._feeds: list[Tensors] = []
+
+    def look(self, first: int, raw: Tensors, feeds: Tensors) -> None:
+        """Takes a copy of the picked ones of a batch whose first sample has the index `first`."""
+        count = len(next(iter(raw.values())))
+        for row in range(count):
+            if first + row in self._wanted and self._fits(raw):
+                self._raw.append({name: values[row : row + 1].copy() for name, values in raw.items()})
+                self._feeds.append({name: values[row : row + 1].copy() for name, values in feeds.items()})
+
+    def arrays(self, run_float: Run, run_int8: Run | None) -> Tensors:
+        """Gives the arrays of golden.npz; each sample is run on its own, as a request would be."""
+        float_outputs = _joined([run_float(feeds) for feeds in self._feeds])
+        int8_outputs = _joined([run_int8(feeds) for feeds in self._feeds]) if run_int8 else None
+        return golden_arrays(_joined(self._raw), _joined(self._feeds), float_outputs, int8_outputs)
+
+    def _fits(self, raw: Tensors) -> bool:
+        """Says whether a sample has the shape of those picked before; with free axes it need not."""
+        return not self._raw or all(self._raw[0][name].shape[1:] == values.shape[1:] for name, values in raw.items())
+
+
+def golden_arrays(raw: Tensors, feeds: Tensors, float_outputs: Tensors, int8_outputs: Tensors | None) -> Tensors:
+    """Gives the arrays of golden.npz.
+
+    ``raw.<input>`` and ``prepared.<input>`` are what goes in before and after preprocessing, ``float.<output>`` and
+    ``int8.<output>`` what ONNX Runtime gave for it (the latter only for an INT8 bundle). ``tolerance.<output>`` is how
+    far any other engine may be from the model in the bundle: as far as INT8 is from float at its worst here, since
+    another engine rounds in other places, and at least a thousandth of the largest value.
+    """
+    arrays = {f"raw.{name}": values for name, values in raw.items()}
+    arrays |= {f"prepared.{name}": values for name, values in feeds.items()}
+    for name, wanted in float_outputs.items():
+        arrays[f"float.{name}"] = wanted
+        smallest = _SMALLEST_SHARE * float(np.abs(wanted.astype(np.float64)).max(initial=0.0))
+        error = 0.0
+        if int8_outputs is not None:
+            arrays[f"int8.{name}"] = int8_outputs[name]
+            error = float(np.abs(wanted.astype(np.float64) - int8_outputs[name].astype(np.float64)).max(initial=0.0))
+        arrays[f"tolerance.{name}"] = np.float64(max(error, smallest)).reshape(())
+    return arrays
+
+
+def npz_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """Gives an .npz archive; equal arrays give equal bytes (no dates, fixed order)."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name in sorted(arrays):
+            member = io.BytesIO()
+            np.save(member, arrays[name], allow_pickle=False)
+            entry = zipfile.ZipInfo(f"{name}.npy", date_time=_EPOCH)
+            archive.writestr(entry, member.getvalue(), zipfile.ZIP_DEFLATED)
+    return content.getvalue()
+
+
+def _joined(parts: list[Tensors]) -> Tensors:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

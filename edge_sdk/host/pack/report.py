@@ -1,0 +1,122 @@
+"""report.json: everything the build found that another build with the same inputs would find again.
+
+No dates, seconds, memory or paths: the bundle's digest covers this file, and the same inputs and seed must give the
+same digest. Those figures are in `edge-sdk build --json`.
+"""
+
+import platform
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+
+import msgspec
+
+from edge_sdk.numerics.ranges import MagnitudeHistogram
+from edge_sdk.records.bundle import Pinned, Range, Verdict
+from edge_sdk.records.tensors import TensorSpec
+
+
+class OutputFigures(msgspec.Struct, frozen=True):
+    """How far one INT8 output is from the float one on the evaluation data."""
+
+    sqnr_db: float
+    cosine: float
+
+
+class CompilerWords(msgspec.Struct, frozen=True):
+    """What NVIDIA's compiler said; `ok` is None when none was at hand."""
+
+    name: str
+    version: str
+    ok: bool | None
+    messages: tuple[str, ...]
+
+
+class Tensor(msgspec.Struct, frozen=True):
+    """One calibrated activation: its range, and counts of |x| in equal bins from 0 to `limit` (zeros apart)."""
+
+    range: Range
+    limit: float
+    zeros: int
+    counts: tuple[int, ...]
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """report.json.
+
+    Attributes:
+        name: of the model.
+        version: of the model.
+        precision: of the bundle.
+        method: of calibration.
+        method_sqnr_db: what each method measured on held-out calibration samples; empty if one was asked for by name.
+        seed: of the build.
+        inputs: of the network.
+        outputs: of the network.
+        verdict: of the gate.
+        output_errors: by output name.
+        calibration_samples: how many.
+        skipped: unreadable files and why, by data set.
+        pinned: weighted nodes in float, with the reason.
+        int8_nodes: number of weighted nodes in INT8.
+        int8_compute_ratio: share of multiply-accumulates in INT8.
+        float_bytes: size of the float model.
+        int8_bytes: size of the INT8 model; 0 if there is none.
+        compiler: NVIDIA's.
+        tensors: by name, in graph order.
+        environment: versions of what took part.
+    """
+
+    name: str
+    version: str
+    precision: str
+    method: str
+    method_sqnr_db: dict[str, float]
+    seed: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    verdict: Verdict
+    output_errors: dict[str, OutputFigures]
+    calibration_samples: int
+    skipped: dict[str, dict[str, str]]
+    pinned: tuple[Pinned, ...]
+    int8_nodes: int
+    int8_compute_ratio: float
+    float_bytes: int
+    int8_bytes: int
+    compiler: CompilerWords
+    tensors: dict[str, Tensor]
+    environment: dict[str, str]
+
+
+def report_bytes(report: Report) -> bytes:
+    """Gives report.json, indented for people; equal reports give equal bytes."""
+    return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
+
+
+def tensors_from_ranges(ranges: Mapping[str, Range], histograms: Mapping[str, MagnitudeHistogram]) -> dict[str, Tensor]:
+    """Gives what the report says of each calibrated tensor."""
+    return {
+        name: Tensor(
+            found,
+            2.0 ** histograms[name].exponent,
+            histograms[name].zeros,
+            coarse_counts(histograms[name].counts.tolist()),
+        )
+        for name, found in ranges.items()
+    }
+
+
+def environment(sdk: str) -> dict[str, str]:
+    """Gives the versions that a bundle's bytes depend on."""
+    packages = {package: metadata.version(package) for package in ("onnx", "onnxruntime", "numpy")}
+    return {"edge_sdk": sdk, **packages, "python": platform.python_version(), "machine": platform.machine()}
+
+
+def coarse_counts(counts: Sequence[int], bins: int = 64) -> tuple[int, ...]:
+    """Gives the counts in `bins` wider bins, enough for a picture.
+
+    >>> coarse_counts([1, 2, 3, 4], 2)
+    (3, 7)
+    """
+    group = max(1, len(counts) // bins)
+    return tuple(sum(counts[start : start + group]) for start in range(0, len(counts), group))

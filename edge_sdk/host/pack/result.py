@@ -1,0 +1,100 @@
+"""What a build made and measured, with the figures that no two builds share: seconds and memory."""
+
+import resource
+from pathlib import Path
+
+import msgspec
+
+from edge_sdk.host.pack.report import Report
+from edge_sdk.records.bundle import CompilerReport, Pinned
+from edge_sdk.wire.bundles import Bundle
+
+
+class BuildResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What a build made and measured; `edge-sdk build --json` prints it.
+
+    Attributes:
+        bundle: the folder.
+        digest: SHA-256 of its manifest; the same inputs, seed and versions give the same one.
+        precision: ``int8`` or ``float``.
+        method: of calibration.
+        samples: evaluation samples behind the figures.
+        calibration_samples: samples behind the ranges.
+        skipped: unreadable files and why, by data set.
+        metric: ``top-1``, ``agreement`` or ``signal share``.
+        float_value: of the float model, 0 to 1.
+        int8_value: of the model in the bundle, 0 to 1.
+        drop: in points (hundredths).
+        max_drop: in points.
+        passed: the gate's answer.
+        agreement: share of samples with the same largest output.
+        sqnr_db: of each output.
+        pinned: weighted nodes in float, and why.
+        int8_compute_ratio: share of multiply-accumulates in INT8.
+        compiler: NVIDIA's, and what it said.
+        seconds: wall time of each stage.
+        peak_rss_bytes: of this process so far.
+    """
+
+    bundle: str
+    digest: str
+    precision: str
+    method: str
+    samples: int
+    calibration_samples: int
+    skipped: dict[str, dict[str, str]]
+    metric: str
+    float_value: float
+    int8_value: float
+    drop: float
+    max_drop: float
+    passed: bool
+    agreement: float
+    sqnr_db: dict[str, float]
+    pinned: tuple[Pinned, ...]
+    int8_compute_ratio: float
+    compiler: CompilerReport
+    seconds: dict[str, float]
+    peak_rss_bytes: int
+
+
+def result_from_report(
+    figures: Report, bundle: Bundle, *, compiler: CompilerReport, seconds: dict[str, float]
+) -> BuildResult:
+    """Gives the result of a build whose bundle was written just now."""
+    verdict = figures.verdict
+    return BuildResult(
+        bundle=str(bundle.path),
+        digest=bundle.digest,
+        precision=figures.precision,
+        method=figures.method,
+        samples=verdict.samples,
+        calibration_samples=figures.calibration_samples,
+        skipped=figures.skipped,
+        metric=verdict.metric,
+        float_value=verdict.float_score.value,
+        int8_value=verdict.int8_score.value,
+        drop=verdict.drop,
+        max_drop=verdict.max_drop,
+        passed=verdict.passed,
+        agreement=verdict.agreement.value,
+        sqnr_db={name: error.sqnr_db for name, error in figures.output_errors.items()},
+        pinned=figures.pinned,
+        int8_compute_ratio=figures.int8_compute_ratio,
+        compiler=compiler,
+        seconds=seconds,
+        peak_rss_bytes=peak_rss_bytes(),
+    )
+
+
+def peak_rss_bytes() -> int:
+    """Gives the largest resident memory of this process so far.
+
+    Linux keeps it as VmHWM; getrusage, used elsewhere, also counts the parent's from before this program started.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
