@@ -11,8 +11,9 @@ The tree, with the exit code that ``edge-sdk`` gives for each branch::
     ├ BundleError  3   do not use this bundle: damaged, incomplete, or with files that it does not list
     ├ EngineError  4   the engine could not be built, or failed while running
     │ └ InputError       the request does not fit the model; nothing was run
-    └ LinkError    5   the broker is not there or refused: try again later
-      └ PayloadError     bytes from the network that are not one of our records; count them and go on
+    ├ LinkError    5   the broker is not there or refused: try again later
+    │ └ PayloadError     bytes from the network that are not one of our records; count them and go on
+    └ StoreError   70  the collector's database did not take a batch: nothing was committed, it is tried again
 
 No error of MQTT, ONNX, ONNX Runtime, TensorRT or HTTP leaves the room that owns the library: it is translated
 once, at that door, to the most specific class above, and kept as ``__cause__``.
@@ -73,3 +74,7 @@ class LinkError(EdgeError):
 
 class PayloadError(LinkError):
     """Bytes from the network that are not the record they should be."""
+
+
+class StoreError(EdgeError):
+    """The collector's database did not take a batch: locked, full or broken. Nothing of the batch was committed."""

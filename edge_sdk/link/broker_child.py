@@ -15,8 +15,6 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from edge_sdk import imports
-
 PAYLOAD_MAX_BYTES = 2 * 2**20
 """Largest message the embedded broker takes: 32 times our largest record."""
 
@@ -91,13 +89,13 @@ def _run_embedded(host: str, port: str) -> int:
     logging.basicConfig(level=logging.WARNING)
     # The Rust broker wraps every packet in a span that shows up as an error in Python's logging.
     logging.getLogger("rumqttd").setLevel(logging.CRITICAL)
-    broker_type = imports.object_from_spec("iotcore:IotCoreBroker")
-    assert callable(broker_type)
+    from iotcore import IotCoreBroker  # noqa: PLC0415  # 14 MB that mosquitto's child does without
+
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     with tempfile.TemporaryDirectory(prefix="edge-broker-") as folder:
         config = Path(folder, "broker.toml")
         config.write_text(_EMBEDDED.format(address=address, payload_max_bytes=PAYLOAD_MAX_BYTES), encoding="utf-8")
-        broker = broker_type(config_path=str(config))  # reads the file at once
+        broker = IotCoreBroker(config_path=str(config))  # reads the file at once
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _tell(os.getpid())
     _when_left_alone(lambda: os._exit(0))  # it has no call that stops it, and keeps nothing that needs saving

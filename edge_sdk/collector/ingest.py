@@ -1,0 +1,158 @@
+"""One message to a checked record or a refusal, and how far a device's records have arrived. No I/O."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from edge_sdk import errors
+from edge_sdk.link.protocol import Message
+from edge_sdk.records import telemetry
+from edge_sdk.wire import codec, histograms, topics
+
+Record = telemetry.Sample | telemetry.Birth | telemetry.Status | telemetry.Event
+
+KEPT_BYTES = 4096
+"""How much of a refused payload is kept: enough to see what it was."""
+
+_SEQ_MAX = 2**63 - 1
+
+
+class Arrival(NamedTuple):
+    """One message that is what it should be.
+
+    Attributes:
+        topic: where it came in.
+        record: what it says.
+        text: the payload as it came.
+        received_t: Unix time of arrival here.
+    """
+
+    topic: topics.Topic
+    record: Record
+    text: str
+    received_t: float
+
+
+class Refusal(NamedTuple):
+    """One message that is not.
+
+    Attributes:
+        topic: where it came in, at most 300 letters.
+        kind: ``topic``, ``size``, ``schema`` or ``device``.
+        reason: in words.
+        size_bytes: of the whole payload.
+        payload: its first KEPT_BYTES.
+        received_t: Unix time of arrival here.
+    """
+
+    topic: str
+    kind: str
+    reason: str
+    size_bytes: int
+    payload: bytes
+    received_t: float
+
+
+class Mark(NamedTuple):
+    """How far the records of one boot have arrived.
+
+    Attributes:
+        upto: everything up to and including it has arrived or is lost.
+        lost: how many of these never arrived.
+    """
+
+    upto: int = -1
+    lost: int = 0
+
+
+def parse_message(message: Message, received_t: float) -> Arrival | Refusal:
+    """Gives the record in `message`, or why it is refused."""
+    try:
+        topic = topics.parse(message.topic)
+        kind = codec.UP_RECORDS.get(topic.leaf)
+    except errors.PayloadError as error:
+        return _refusal(message, received_t, "topic", str(error))
+    if kind is None:
+        return _refusal(message, received_t, "topic", f"no device speaks on {topic.leaf}")
+    if len(message.payload) > codec.MAX_PAYLOAD_BYTES:
+        reason = f"payload of {len(message.payload)} bytes; at most {codec.MAX_PAYLOAD_BYTES} are read"
+        return _refusal(message, received_t, "size", reason)
+    try:
+        record: Record = codec.from_bytes(message.payload, kind)
+        text = _text(message.payload)
+        if isinstance(record, telemetry.Sample):
+            _check_sample(record)
+    except errors.PayloadError as error:
+        return _refusal(message, received_t, "schema", str(error))
+    if not isinstance(record, telemetry.Status) and record.device != topic.device:
+        reason = f"the payload says device {record.device!r}, its topic {topic.device!r}"
+        return _refusal(message, received_t, "device", reason)
+    return Arrival(topic, record, text, received_t)
+
+
+def advance(mark: Mark | None, *, oldest_seq: int, dropped: int, late: int, above: Iterable[int]) -> Mark:
+    """Gives how far the records of one boot have arrived after a batch.
+
+    A gap is waited for, as the device sends again what has no receipt; only what lies before the device's
+    `oldest_seq` and never arrived is lost. When nothing was known of this boot, at most `dropped` of these are: the
+    rest was receipted by an earlier collector with another database.
+
+    Args:
+        mark: before the batch; None if nothing was known of this boot.
+        oldest_seq: the highest that the batch says.
+        dropped: the highest that the batch says.
+        late: records of the batch that were new but not above `mark`: they were counted as lost, and are not.
+        above: the stored sequence numbers above `mark`, ascending, those of the batch included.
+
+    >>> advance(None, oldest_seq=0, dropped=0, late=0, above=[0, 1, 3])
+    Mark(upto=1, lost=0)
+    >>> advance(Mark(1), oldest_seq=3, dropped=1, late=0, above=[3])
+    Mark(upto=3, lost=1)
+    """
+    before = mark or Mark()
+    upto = max(before.upto, oldest_seq - 1)
+    missing = upto - before.upto
+    for seq in above:
+        if seq < oldest_seq:
+            missing -= 1
+        elif seq == upto + 1:
+            upto = seq
+        else:
+            break
+    if mark is None:
+        missing = min(missing, dropped)
+    return Mark(upto, min(_SEQ_MAX, max(0, before.lost - late) + missing))
+
+
+def _text(payload: bytes) -> str:
+    """Gives the payload as text; what the decoder skipped (unknown fields) is checked only here."""
+    if b"\0" in payload:
+        raise errors.PayloadError("a NUL byte in the payload")
+    try:
+        return payload.decode()
+    except UnicodeDecodeError as error:
+        raise errors.PayloadError(f"not UTF-8: {error}") from error
+
+
+def _check_sample(sample: telemetry.Sample) -> None:
+    """Raises PayloadError for what the types of a Sample can't say."""
+    if sample.oldest_seq > sample.seq:
+        raise errors.PayloadError(f"oldest_seq {sample.oldest_seq} is above the Sample's own seq {sample.seq}")
+    for window in sample.models:
+        if window.latency_hist:
+            histograms.from_text(window.latency_hist)
+
+
+def _refusal(message: Message, received_t: float, kind: str, reason: str) -> Refusal:
+    return Refusal(
+        _sound(message.topic, 300),
+        kind,
+        _sound(reason, 500),
+        len(message.payload),
+        message.payload[:KEPT_BYTES],
+        received_t,
+    )
+
+
+def _sound(text: str, letters: int) -> str:
+    """Gives the beginning of `text` without what no database can hold (lone surrogates)."""
+    return text[:letters].encode(errors="replace").decode()

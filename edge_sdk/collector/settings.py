@@ -1,0 +1,54 @@
+"""What collector.toml may say."""
+
+from typing import Annotated
+
+import msgspec
+
+from edge_sdk.records import telemetry
+
+
+class CollectorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The collector's settings; every one has a default, so an empty file is a valid one.
+
+    Attributes:
+        broker: URL of the MQTT broker, ``mqtt://host:port`` or ``mqtts://host:port``. Default the loopback one, as
+            ``edge-sdk broker`` opens it.
+        client_id: name of this collector at the broker. Default ``edge-collector``; a second collector on the same
+            broker needs another, else the two push each other out.
+        username: at the broker; empty, the default, for none.
+        password: at the broker; never shown.
+        ca_file: certificates to trust with ``mqtts``; empty, the default, for the system's.
+        cert_file: our own certificate for mutual TLS; goes with `key_file`.
+        key_file: its private key.
+        database: the SQLite file, made if it is not there. Default ``telemetry.db`` in the working folder.
+        site: collect only this site; None, the default, collects all of the broker's.
+        batch_records: most messages in one transaction. Default 500: at that size the disk's sync costs less than
+            the rows.
+        batch_wait_s: seconds to gather a batch once its first message is there. Default 0.05: a receipt is back
+            well within a Sample's interval, and a hundred devices share each sync.
+        queue_bytes: most bytes of messages waiting for the database; what comes beyond is dropped, counted, and sent
+            again by its device, as it gets no receipt. Default 32 MiB: half a minute of a thousand devices.
+        retry_s: seconds until a batch that the database did not take is tried again. Default 0.5.
+        refused_kept: refused messages kept as they came, the first of each database; the rest is only counted.
+            Default 1000.
+    """
+
+    broker: str = "mqtt://127.0.0.1:1883"
+    client_id: Annotated[str, msgspec.Meta(min_length=1, max_length=256)] = "edge-collector"
+    username: str = ""
+    password: str = ""
+    ca_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+    database: Annotated[str, msgspec.Meta(min_length=1)] = "telemetry.db"
+    site: telemetry.DeviceId | None = None
+    batch_records: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 500
+    batch_wait_s: Annotated[float, msgspec.Meta(ge=0, le=10)] = 0.05
+    queue_bytes: Annotated[int, msgspec.Meta(ge=65536, le=2**34)] = 32 * 2**20
+    retry_s: Annotated[float, msgspec.Meta(gt=0, le=60)] = 0.5
+    refused_kept: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 1000
+
+    def __repr__(self) -> str:
+        fields = ((name, getattr(self, name)) for name in self.__struct_fields__)
+        shown = (f"{name}={'***' if name == 'password' and value else repr(value)}" for name, value in fields)
+        return f"CollectorSettings({', '.join(shown)})"
