@@ -59,12 +59,12 @@ def session_from_model(model: str | bytes, settings: "ort.SessionOptions | None"
 
 
 def runner_from_model(
-    model: bytes, outputs: Sequence[str] | None = None, *, threads: int = 0
+    model: str | bytes, outputs: Sequence[str] | None = None, *, threads: int = 0
 ) -> Callable[[Mapping[str, NDArray[Any]]], Tensors]:
-    """Gives a function that runs a serialised model on the CPU: inputs by name to outputs by name.
+    """Gives a function that runs a model on the CPU: inputs by name to outputs by name.
 
     Args:
-        model: serialised ONNX.
+        model: path of an ONNX file, or serialised ONNX.
         outputs: only these, which spares computing the others; None gives all.
         threads: intra-op threads; 0 leaves the choice to ONNX Runtime.
 
@@ -83,8 +83,8 @@ def runner_from_model(
     return run
 
 
-def specs_from_model(model: bytes) -> tuple[tuple[tensors.TensorSpec, ...], tuple[tensors.TensorSpec, ...]]:
-    """Gives what a serialised model takes and gives, shapes inferred; raises as `session_from_model` does."""
+def specs_from_model(model: str | bytes) -> tuple[tuple[tensors.TensorSpec, ...], tuple[tensors.TensorSpec, ...]]:
+    """Gives what a model takes and gives, shapes inferred; raises as `session_from_model` does."""
     session = session_from_model(model, _settings())
     inputs, outputs = session.get_inputs(), session.get_outputs()
     return tuple(_spec(argument) for argument in inputs), tuple(_spec(argument, "output") for argument in outputs)

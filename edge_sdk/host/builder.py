@@ -299,8 +299,8 @@ def _collected(job: _Job, data: _Opened, scan: _Scan, graph: _Graph) -> collect.
         )
     if len(collected.digests) < job.min_samples:
         raise errors.DataError(
-            f"{data.calibration.name} gave {len(collected.digests)} samples, at least {job.min_samples} are needed to see "
-            "a network's usual range; give more, or allow fewer with --min-samples"
+            f"{data.calibration.name} gave {len(collected.digests)} samples; at least {job.min_samples} are needed to "
+            "see a network's usual range: give more, or allow fewer with --min-samples"
         )
     return collected
 
@@ -323,8 +323,8 @@ def _judged(job: _Job, data: _Opened, scan: _Scan, graph: _Graph, int8: _Int8 | 
         raise errors.GateError(
             f"INT8 has {verdict.metric} {verdict.int8_score.value:.2%}, float {verdict.float_score.value:.2%} on "
             f"{verdict.samples} samples: {verdict.drop:.2f} points lost, {verdict.max_drop:g} allowed; nothing was "
-            "written. Give calibration data closer to what the model sees in use, another --method, a larger --max-drop, or "
-            "--precision float"
+            "written. Give calibration data closer to what the model sees in use, another --method, a larger "
+            "--max-drop, or --precision float"
         )
     return _Judged(judgement, picks.arrays(run_float, run_int8 if int8 else None))
 

@@ -28,7 +28,7 @@ def npz_source(
     """Gives the Source of an .npz with one array per input and, if labelled, `labels`.
 
     Raises:
-        DataError: no such archive; unknown, missing or unequal arrays; wrong shape or dtype; labels outside the classes.
+        DataError: no such archive; unknown, missing or unequal arrays; wrong shape or dtype; wrong labels.
     """
     try:
         with zipfile.ZipFile(file) as archive:
@@ -41,8 +41,8 @@ def npz_source(
     for name in members:
         if name not in (*wanted, LABELS):
             raise errors.DataError(
-                f"{file} has an array {name!r}{imports.nearest(name, wanted)}; expected {', '.join(wanted)} and, if there "
-                f"are labels, {LABELS!r}"
+                f"{file} has an array {name!r}{imports.nearest(name, wanted)}; expected {', '.join(wanted)} and, if "
+                f"there are labels, {LABELS!r}"
             )
     if missing := [name for name in wanted if name not in members]:
         raise errors.DataError(f"{file} lacks the array {missing[0]!r}; it has {', '.join(members) or 'none'}")
@@ -102,8 +102,8 @@ def _checked_labels(file: Path, classes: samples.Classes) -> NDArray[np.int64]:
     for index, label in enumerate(labels.tolist()):
         if not classes.holds(label):
             raise errors.DataError(
-                f"{LABELS!r} of {file}: sample {index} has the label {label}, outside the classes {classes.text()} that the "
-                "model gives; mend the labels"
+                f"{LABELS!r} of {file}: sample {index} has the label {label}, outside the classes {classes.text()} "
+                "that the model gives; mend the labels"
             )
     return labels
 

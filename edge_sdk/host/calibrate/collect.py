@@ -88,12 +88,12 @@ def collected(
 
 
 def check_apart(batch: Batch, evaluated: Mapping[str, int]) -> None:
-    """Raises DataError when a calibration sample is also an evaluation sample: the gate would be judging its own data."""
+    """Raises DataError when a calibration sample is an evaluation sample too: the gate would judge seen data."""
     for index, digest in enumerate(batch.digests, batch.first):
         if digest in evaluated:
             raise errors.DataError(
-                f"calibration sample {index} and evaluation sample {evaluated[digest]} are the same; take it out of one "
-                "of them, or the measured accuracy is not that of unseen data"
+                f"calibration sample {index} and evaluation sample {evaluated[digest]} are the same; take it out of "
+                "one of them, or the measured accuracy is not that of unseen data"
             )
 
 

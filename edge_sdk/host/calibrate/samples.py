@@ -1,6 +1,7 @@
 """One sample as its source gives it, and the checked, prepared batches that go into the network."""
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -169,7 +170,8 @@ class Data:
                 rows = np.isfinite(values.reshape(len(samples), -1)).all(axis=1)
                 origin = samples[int(np.argmin(rows))].origin
                 raise errors.DataError(
-                    f"{origin} of {self.name} holds NaN or infinity for input {name!r}; remove it, or mend the preprocessing"
+                    f"{origin} of {self.name} holds NaN or infinity for input {name!r}; remove it, or mend the "
+                    "preprocessing"
                 )
         labels = [sample.label for sample in samples if sample.label is not None]
         digests = tuple(_digest(sample) for sample in samples)
@@ -202,12 +204,22 @@ def check_array(array: NDArray[Any], spec: TensorSpec, rule: Preprocess | None, 
 
 
 def check_preprocess(rules: Mapping[str, Preprocess], inputs: Iterable[TensorSpec]) -> None:
-    """Raises DataError for a preprocessing rule of an input that the model has not."""
+    """Raises DataError for a preprocessing rule of an input that the model has not, or one that divides by zero."""
     names = [spec.name for spec in inputs]
-    for name in rules:
+    for name, rule in rules.items():
         if name not in names:
             raise errors.DataError(
-                f"the preprocessing names the input {name!r}{imports.nearest(name, names)}; the model takes {', '.join(names)}"
+                f"the preprocessing names the input {name!r}{imports.nearest(name, names)}; "
+                f"the model takes {', '.join(names)}"
+            )
+        if (
+            not rule.mean
+            or not rule.std
+            or not all(math.isfinite(value) and value for value in (rule.scale, *rule.std))
+        ):
+            raise errors.DataError(
+                f"the preprocessing of input {name!r} has scale {rule.scale}, mean {rule.mean} and std "
+                f"{rule.std}; expected finite numbers, scale and std not zero"
             )
 
 

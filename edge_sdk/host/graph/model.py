@@ -128,8 +128,8 @@ def _checked_opset(proto: onnx.ModelProto, path: Path) -> int:
     opset = max((entry.version for entry in proto.opset_import if entry.domain in STANDARD_DOMAINS), default=0)
     if opset < MIN_OPSET:
         raise errors.ModelError(
-            f"{path} has opset {opset}, INT8 with per-channel weights needs {MIN_OPSET} or higher: export it again with "
-            "opset_version=17, or raise it with onnx.version_converter.convert_version(model, 17)"
+            f"{path} has opset {opset}, INT8 with per-channel weights needs {MIN_OPSET} or higher: export it again "
+            "with opset_version=17, or raise it with onnx.version_converter.convert_version(model, 17)"
         )
     return opset
 
@@ -172,7 +172,7 @@ def _load_external_data(proto: onnx.ModelProto, path: Path) -> None:
             )
         if not file.is_file():
             raise errors.ModelError(
-                f"weight {tensor.name!r} of {path} lies in {location!r}, which is missing beside the model; copy it there"
+                f"weight {tensor.name!r} of {path} lies in {location!r}, which is not beside the model; copy it there"
             )
         try:
             onnx.external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
@@ -232,6 +232,6 @@ def _check_inputs(inputs: tuple[TensorSpec, ...]) -> None:
             )
         if spec.shape[0] not in (None, 1):
             raise errors.ModelError(
-                f"input {spec.name!r} is {spec}: its batch is fixed at {spec.shape[0]}; export it with a free batch axis "
-                "(dynamic_axes) or with batch 1"
+                f"input {spec.name!r} is {spec}: its batch is fixed at {spec.shape[0]}; export it with a free batch "
+                "axis (dynamic_axes) or with batch 1"
             )

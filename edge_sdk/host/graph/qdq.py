@@ -1,6 +1,7 @@
 """Writes a placement into the graph as explicit QuantizeLinear and DequantizeLinear nodes, weights as INT8."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -101,12 +102,12 @@ class _Writer:
         del self._graph.initializer[:]
         self._graph.initializer.extend(kept)
 
-    def _dequantize(self, tensor: str, inputs: list[str], *before: onnx.NodeProto, **attributes: int) -> str:
+    def _dequantize(self, tensor: str, inputs: list[str], *before: onnx.NodeProto, **attributes: Any) -> str:
         output = self._name(f"{tensor}_dequantized")
         self._pending[output] = [*before, self._node("DequantizeLinear", tensor, inputs, output, **attributes)]
         return output
 
-    def _node(self, op_type: str, tensor: str, inputs: list[str], output: str, **attributes: int) -> onnx.NodeProto:
+    def _node(self, op_type: str, tensor: str, inputs: list[str], output: str, **attributes: Any) -> onnx.NodeProto:
         name = self._name(f"{tensor}_{op_type}")
         return onnx.helper.make_node(op_type, inputs, [output], name, **attributes)
 

@@ -1,4 +1,4 @@
-"""Float and INT8 side by side on the evaluation data: task metric, agreement, output error, and whether the drop is in budget.
+"""Float and INT8 side by side on the evaluation data: metric, agreement, output error, and the verdict.
 
 With labels the metric is top-1. Without, it is the share of samples on which both models agree (same largest output),
 or, where the first output is no vector of classes, the share of the outputs' power that is signal and not
@@ -171,7 +171,7 @@ def _rows(name: str, count: int, expected: Tensors, given: Tensors) -> tuple[NDA
     wanted, answers = expected[name], given[name]
     if wanted.shape != answers.shape or not wanted.size or len(wanted) % count:
         raise errors.ModelError(
-            f"output {name!r} has the shape {wanted.shape} in float and {answers.shape} in INT8 for {count} samples: it "
-            "can't be compared; export the model without its non-maximum suppression and batch-free outputs"
+            f"output {name!r} has the shape {wanted.shape} in float and {answers.shape} in INT8 for {count} samples, "
+            "so it can't be compared; export the model without its non-maximum suppression, with the batch axis first"
         )
     return wanted.reshape(count, -1).astype(np.float64), answers.reshape(count, -1).astype(np.float64)

@@ -2,12 +2,13 @@
 
 import io
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_sdk import errors
 from edge_sdk.engines.protocol import Tensors
 
 COUNT = 8
@@ -42,9 +43,9 @@ class Picks:
 
     def arrays(self, run_float: Run, run_int8: Run | None) -> Tensors:
         """Gives the arrays of golden.npz; each sample is run on its own, as a request would be."""
-        float_outputs = _joined([run_float(feeds) for feeds in self._feeds])
-        int8_outputs = _joined([run_int8(feeds) for feeds in self._feeds]) if run_int8 else None
-        return golden_arrays(_joined(self._raw), _joined(self._feeds), float_outputs, int8_outputs)
+        float_outputs = joined([run_float(feeds) for feeds in self._feeds])
+        int8_outputs = joined([run_int8(feeds) for feeds in self._feeds]) if run_int8 else None
+        return golden_arrays(joined(self._raw), joined(self._feeds), float_outputs, int8_outputs)
 
     def _fits(self, raw: Tensors) -> bool:
         """Says whether a sample has the shape of those picked before; with free axes it need not."""
@@ -84,5 +85,13 @@ def npz_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     return content.getvalue()
 
 
-def _joined(parts: list[Tensors]) -> Tensors:
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+def joined(parts: Sequence[Tensors]) -> Tensors:
+    """Gives arrays of several samples as one row per sample, by name.
+
+    Raises:
+        UsageError: their shapes differ, so that no one array can hold them.
+    """
+    try:
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    except ValueError as error:
+        raise errors.UsageError(f"outputs of different shapes do not fit into one array: {error}") from error

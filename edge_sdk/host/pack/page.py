@@ -137,8 +137,9 @@ def _left_out(report: Report) -> str:
 def _environment(report: Report) -> str:
     rows = [(_text(name), _text(version)) for name, version in report.environment.items()]
     return (
-        f"<h2>Made with</h2>{_table(('', ''), rows)}<p class='soft'>Seed {report.seed}. The same inputs, seed and versions "
-        "give the same bundle, byte for byte; seconds and memory of a build are in <code>edge-sdk build --json</code>.</p>"
+        f"<h2>Made with</h2>{_table(('', ''), rows)}<p class='soft'>Seed {report.seed}. The same inputs, seed and "
+        "versions give the same bundle, byte for byte; seconds and memory of a build are in "
+        "<code>edge-sdk build --json</code>.</p>"
     )
 
 

@@ -1,0 +1,144 @@
+"""``edge-sdk build``: an ONNX model to a gated INT8 bundle."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edge_sdk import errors
+from edge_sdk.cli import settings_file, show
+from edge_sdk.cli.command import Command
+from edge_sdk.host import builder
+from edge_sdk.host.pack.result import BuildResult
+from edge_sdk.numerics import thresholds
+from edge_sdk.records.bundle import Preprocess
+
+_DATA = "a folder of images, an .npz or .npy file, or module:function"
+_MESSAGES_SHOWN = 5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Puts the options of ``build`` on the parser."""
+    parser.add_argument("model", type=Path, help="ONNX file, opset 13 or higher")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.edge", help="bundle folder to write")
+    parser.add_argument("--calibration", required=True, metavar="DATA", help=f"what the ranges are taken from: {_DATA}")
+    parser.add_argument(
+        "--evaluate", required=True, metavar="DATA", help="what both models are judged on, with labels for top-1"
+    )
+    parser.add_argument("--max-drop", type=float, default=0.5, help="points INT8 may lose (default %(default)s)")
+    methods = ["auto", *thresholds.METHODS]
+    parser.add_argument("--method", default="auto", help=f"{', '.join(methods)} (default: least measured error)")
+    parser.add_argument("--precision", default="auto", help=f"{', '.join(builder.PRECISIONS)} (default %(default)s)")
+    parser.add_argument("--preprocess", type=Path, metavar="FILE.toml", help="scale, mean, std of each input")
+    parser.add_argument("--classes", type=Path, metavar="FILE.json", help="list of class names in the model's order")
+    parser.add_argument("--name", help="of the model in the bundle (default: from the file)")
+    parser.add_argument("--version", default="1", help="of the model (default %(default)s)")
+    parser.add_argument("--counter", type=int, default=0, help="devices never go below the one they have (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="picks the golden samples (default 0)")
+    parser.add_argument(
+        "--min-samples",
+        type=int,
+        default=builder.MIN_SAMPLES,
+        help="refuse fewer calibration samples (default %(default)s)",
+    )
+    parser.add_argument("--force", action="store_true", help="replace a bundle that is there")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Builds and prints what came out."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)  # so that module:function finds the user's own file, as `python -m` would
+    built = builder.build_bundle(
+        arguments.model,
+        arguments.output,
+        calibration=arguments.calibration,
+        evaluation=arguments.evaluate,
+        max_drop=arguments.max_drop,
+        method=arguments.method,
+        precision=arguments.precision,
+        preprocess=read_preprocess(arguments.preprocess) if arguments.preprocess else None,
+        classes=read_classes(arguments.classes) if arguments.classes else (),
+        name=arguments.name,
+        version=arguments.version,
+        counter=arguments.counter,
+        seed=arguments.seed,
+        min_samples=arguments.min_samples,
+        force=arguments.force,
+        progress=show.Progress(),
+    )
+    if arguments.json:
+        show.print_json(built)
+    else:
+        print(result_text(built))
+    return 0
+
+
+def read_preprocess(file: Path) -> dict[str, Preprocess]:
+    """Gives the rules in a TOML file: a table per input with `scale`, `mean`, `std` (one, or one per channel).
+
+    Raises:
+        SettingsError: no such file, not TOML, an unknown key, or no number.
+    """
+    rules = {}
+    for name, table in settings_file.read_table(file).items():
+        if not isinstance(table, dict):
+            raise errors.SettingsError(f"{file}: {name!r} stands outside a table; write [INPUT] before it")
+        listed: dict[str, Any] = {key: [value] if _is_scalar(key, value) else value for key, value in table.items()}
+        rules[name] = settings_file.settings_from_table(listed, Preprocess, source=f"{file} [{name}]")
+    return rules
+
+
+def read_classes(file: Path) -> tuple[str, ...]:
+    """Gives the class names in a JSON list.
+
+    Raises:
+        SettingsError: no such file, or no list of strings.
+    """
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=tuple[str, ...])
+    except OSError as error:
+        raise errors.SettingsError(f"cannot read the class names {file}: {error.strerror}") from error
+    except msgspec.DecodeError as error:
+        raise errors.SettingsError(f"{file} is not a JSON list of class names: {error}") from error
+
+
+def result_text(built: BuildResult) -> str:
+    """Gives what a build made, for people."""
+    compiler = built.compiler
+    if compiler.ok:
+        words = f"{compiler.name} {compiler.version} takes it: {compiler.engine_bytes:,} bytes"
+    else:
+        words = "none at hand, not compiled (pip install 'edge_sdk[rtx]' checks without a GPU)"
+    rows = {
+        "precision": f"{built.precision}, ranges by {built.method} of {built.calibration_samples} samples",
+        built.metric: f"float {built.float_value:.2%}, bundle {built.int8_value:.2%}: {built.drop:+.2f} points lost, "
+        f"{built.max_drop:g} allowed ({built.samples} samples)",
+        "agreement": f"{built.agreement:.2%} of the samples get the same answer",
+        "output SQNR": ", ".join(f"{name} {value:.1f} dB" for name, value in built.sqnr_db.items()),
+        "INT8 arithmetic": f"{built.int8_compute_ratio:.1%} of the multiply-accumulates",
+        "compiler": words,
+        "digest": built.digest,
+        "took": f"{sum(built.seconds.values()):.1f} s, peak memory {built.peak_rss_bytes / 1e6:.0f} MB",
+        "report": f"{built.bundle}/report.html",
+    }
+    lines = [f"built {built.bundle}", *(f"  {name:<16} {text}" for name, text in rows.items())]
+    lines += [f"  in float         {entry.node}: {entry.reason}" for entry in built.pinned]
+    for source, skipped in built.skipped.items():
+        lines += [f"  left out         {name} ({source}): {reason}" for name, reason in skipped.items()]
+    lines += [f"  compiler says    {message}" for message in compiler.messages[:_MESSAGES_SHOWN] if compiler.ok]
+    return "\n".join(lines)
+
+
+def _is_scalar(key: str, value: object) -> bool:
+    return key in ("mean", "std") and isinstance(value, int | float)
+
+
+COMMAND = Command(
+    add_arguments,
+    run,
+    "  edge-sdk build model.onnx -o model.edge --calibration images/ --evaluate test.npz \\\n"
+    "      --preprocess preprocess.toml --max-drop 0.5",
+)
