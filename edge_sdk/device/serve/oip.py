@@ -3,6 +3,7 @@
 Source: open-inference-protocol ``inference_rest.md``; Triton's ``extension_binary_data.md``.
 """
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
@@ -20,6 +21,9 @@ DTYPES = {
     **{f"FP{bits}": f"float{bits}" for bits in (16, 32, 64)},
 }
 """The protocol's names of element types, and numpy's."""
+
+_WIDE = {"b": np.bool_, "i": np.int64, "u": np.uint64, "f": np.float64}
+"""What JSON's numbers are first, so that a value out of range is refused and not wrapped."""
 
 DATATYPES = {dtype: datatype for datatype, dtype in DTYPES.items()}
 
@@ -205,33 +209,44 @@ def _from_json(part: _Input) -> NDArray[Any]:
     dtype = _dtype(part)
     if not part.data:
         raise errors.InputError(f"input {part.name!r} has neither data nor {_BINARY_SIZE}")
-    try:
-        found = np.asarray(msgspec.json.decode(part.data, type=list[Any]))
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise errors.InputError(f"data of input {part.name!r} is not a list of numbers: {error}") from error
+    found = _numbers(part, dtype)
     if found.size == math.prod(part.shape) == 0:
         return np.zeros(part.shape, dtype)
-    if found.dtype.kind not in {"b": "b", "f": "iuf"}.get(dtype.kind, "iu"):
-        raise errors.InputError(f"data of input {part.name!r} does not hold {part.datatype} values only")
     if found.size != math.prod(part.shape) or found.shape not in (part.shape, (found.size,)):
         given = list(found.shape)
         raise errors.InputError(
             f"data of input {part.name!r} has the shape {given}, expected {list(part.shape)} or flat"
         )
-    return _cast(part, found, dtype).reshape(part.shape)
-
-
-def _cast(part: _Input, found: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Gives the values as `dtype`; what it can't hold is refused, not wrapped."""
-    if dtype.kind in "iu":
-        info = np.iinfo(dtype)
-        if int(found.min()) < info.min or int(found.max()) > info.max:
-            raise errors.InputError(f"data of input {part.name!r} has values outside {part.datatype}")
     with np.errstate(over="ignore"):
-        values: NDArray[Any] = found.astype(dtype)
+        values: NDArray[Any] = found.astype(dtype).reshape(part.shape)
     if dtype.kind == "f" and not np.all(np.isfinite(values)):
         raise errors.InputError(f"data of input {part.name!r} has values outside {part.datatype}")
     return values
+
+
+def _numbers(part: _Input, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Gives the values of `data`, nested as the shape or flat; each is one that `dtype` holds, in a wide dtype."""
+    is_nested = bytes(part.data)[1:].lstrip(b" \t\r\n").startswith(b"[")
+    try:
+        values = msgspec.json.decode(part.data, type=_list_type(dtype, len(part.shape) if is_nested else 1))
+        return np.array(values, _WIDE[dtype.kind])
+    except (msgspec.DecodeError, ValueError, OverflowError, RecursionError) as error:
+        raise errors.InputError(
+            f"data of input {part.name!r} does not hold {part.datatype}{list(part.shape)}: {error}"
+        ) from error
+
+
+@functools.cache
+def _list_type(dtype: np.dtype[Any], depth: int) -> Any:
+    """Gives the type of lists that are `depth` deep and hold what `dtype` holds."""
+    kind: Any = {"b": bool, "f": float}.get(dtype.kind)
+    if kind is None:
+        info = np.iinfo(dtype)
+        # A bound above 63 bits can't be said here; numpy refuses what goes beyond it.
+        kind = Annotated[int, msgspec.Meta(ge=int(info.min), le=None if dtype == np.uint64 else int(info.max))]
+    for _ in range(depth):
+        kind = list[kind]
+    return kind
 
 
 def _json_values(name: str, array: NDArray[Any]) -> list[Any]:
