@@ -17,10 +17,12 @@ class CollectorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
             broker needs another, else the two push each other out.
         username: at the broker; empty, the default, for none.
         password: at the broker; never shown.
-        ca_file: certificates to trust with ``mqtts``; empty, the default, for the system's.
-        cert_file: our own certificate for mutual TLS; goes with `key_file`.
-        key_file: its private key.
-        database: the SQLite file, made if it is not there. Default ``telemetry.db`` in the working folder.
+        ca_file: certificates to trust with ``mqtts``, relative to the settings file; empty, the default, for the
+            system's.
+        cert_file: our own certificate for mutual TLS, likewise; goes with `key_file`.
+        key_file: its private key, likewise.
+        database: the SQLite file, made if it is not there; relative to the settings file. Default ``telemetry.db``
+            in the working folder.
         site: collect only this site; None, the default, collects all of the broker's.
         batch_records: most messages in one transaction. Default 500: at that size the disk's sync costs less than
             the rows.

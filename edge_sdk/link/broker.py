@@ -7,6 +7,7 @@ with its own configuration. Whatever happens to us, also ``kill -9``, it goes aw
 import contextlib
 import importlib.metadata
 import importlib.util
+import ipaddress
 import os
 import shutil
 import signal
@@ -39,6 +40,7 @@ class Broker(NamedTuple):
         name: ``mosquitto`` or ``iotcore``.
         version: of that program.
         pid: its process.
+        keeper: the process around it, which ends when it ends (link/broker_child.py).
     """
 
     host: str
@@ -46,6 +48,7 @@ class Broker(NamedTuple):
     name: str
     version: str
     pid: int
+    keeper: "subprocess.Popen[bytes]"
 
     @property
     def url(self) -> str:
@@ -54,8 +57,8 @@ class Broker(NamedTuple):
         return f"mqtt://[{host}]:{self.port}" if ":" in host else f"mqtt://{host}:{self.port}"
 
     def is_running(self) -> bool:
-        """Tells whether its process is alive and answers MQTT."""
-        return _answers(self.host, self.port)
+        """Tells whether its process is alive."""
+        return self.keeper.poll() is None
 
 
 class _Program(NamedTuple):
@@ -94,7 +97,7 @@ def open_broker(
         try:
             _wait_until_answering(child, host, port, messages, ticks or clock.SystemClock())
             assert child.stdout is not None
-            yield Broker(host, port, program.name, program.version, int(child.stdout.readline()))
+            yield Broker(host, port, program.name, program.version, int(child.stdout.readline()), child)
         finally:
             _stop(child)
 
@@ -173,3 +176,10 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()
+
+
+def is_loopback(host: str) -> bool:
+    """Tells whether only this machine reaches `host`."""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"

@@ -41,8 +41,11 @@ def watch(
     topic_filter = telemetry_filter(device=device, site=site)
     with open_tap(broker, [topic_filter], timeout_s=CONNECT_S if timeout_s is None else timeout_s) as tap:
         while (message := tap.next(timeout_s)) is not None:
-            with contextlib.suppress(errors.PayloadError):
-                yield codec.from_bytes(message.payload, telemetry.Sample)
+            try:
+                sample = codec.from_bytes(message.payload, telemetry.Sample)
+            except errors.PayloadError:
+                continue
+            yield sample
 
 
 def telemetry_filter(*, device: str | None = None, site: str | None = None, what: str = "telemetry") -> str:
@@ -51,10 +54,18 @@ def telemetry_filter(*, device: str | None = None, site: str | None = None, what
     Raises:
         UsageError: a device or site that can't be one.
     """
-    for kind, name in (("device", device), ("site", site)):
-        if name is not None:
-            topics.check_name(kind, name)
-    return topics.up(site or "+", device or "+", what)
+    return topics.up(_level("site", site), _level("device", device), what)
+
+
+def everything_filter(*, device: str | None = None, site: str | None = None) -> str:
+    """Gives the filter for all that devices say and are told; None stands for all.
+
+    Raises:
+        UsageError: a device or site that can't be one.
+    """
+    if device is None and site is None:
+        return f"{topics.ROOT}/#"
+    return str(topics.Topic(_level("site", site), _level("device", device), "#"))
 
 
 class Tap:
@@ -103,3 +114,7 @@ def open_tap(broker: str, topic_filters: list[str], *, timeout_s: float = CONNEC
         yield Tap(link, held)
     finally:
         link.close()
+
+
+def _level(kind: str, name: str | None) -> str:
+    return "+" if name is None else topics.check_name(kind, name)
