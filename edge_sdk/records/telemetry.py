@@ -10,8 +10,9 @@ import msgspec
 WIRE_VERSION = 1
 """Version of these records on the wire."""
 
-DeviceId = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]{1,63}$")]
-Boot = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{8,32}$")]
+# Python's `$` also matches before a final line break; `(?!\n)` says no to that, in JSON Schema as well.
+DeviceId = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]{1,63}$(?!\n)")]
+Boot = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{8,32}$(?!\n)")]
 Seq = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 UnixTime = Annotated[float, msgspec.Meta(ge=0, le=32503680000)]  # year 3000
@@ -109,7 +110,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
 class Status(msgspec.Struct, frozen=True):
     """Retained: ``online`` after every connect, ``offline`` by the broker's last will."""
 
-    state: Annotated[str, msgspec.Meta(pattern=r"^(online|offline)$")]
+    state: Annotated[str, msgspec.Meta(pattern=r"^(online|offline)$(?!\n)")]
     boot: Boot
     t: UnixTime
 
