@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--site", help="first part of the topics (default: default)")
     parser.add_argument("--device", help="this device's name in its topics (default: the host name)")
     parser.add_argument("--port", type=int, help="HTTP port on loopback (default 8000); 0 takes any free one")
+    parser.add_argument("--closing", type=Path, metavar="FILE", help="write the final counts there as JSON at the end")
     parser.add_argument("--backend", help="what runs the bundles (default onnxruntime)")
 
 
@@ -60,6 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
         finally:
             daemon.stop()
     state = daemon.snapshot()
+    if arguments.closing is not None:
+        arguments.closing.write_bytes(msgspec.json.encode(state))
     _LOG.info(
         "stopped: %d Samples taken, %d receipted, %d dropped",
         state.samples,

@@ -45,7 +45,7 @@ class OrtBackend:
         del self._session
 
 
-def session_from_model(model: str | bytes, settings: "ort.SessionOptions | None" = None) -> "ort.InferenceSession":
+def session_from_model(model: str | bytes, settings: "ort.SessionOptions") -> "ort.InferenceSession":
     """Gives a CPU session for a model file or serialised model.
 
     Raises:
@@ -112,6 +112,9 @@ def version() -> str:
 def _settings(*, threads: int = 0) -> "ort.SessionOptions":
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = threads
+    # A pool that spins after each run takes the cores from whoever asks next: on two cores a client in another
+    # process got 2.6 times as many answers a second without it, and a bare loop was no slower.
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     settings.log_severity_level = 3  # errors only: warnings about graph optimisation are not the user's
     return settings
 
