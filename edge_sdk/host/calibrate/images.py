@@ -17,6 +17,7 @@ from edge_sdk.records.tensors import TensorSpec
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm"})
 LABELS_FILE = "labels.csv"
 
+_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _MODES = {1: "L", 3: "RGB"}
 
 
@@ -61,7 +62,7 @@ def array_from_image(file: Path, layout: Layout) -> NDArray[np.uint8]:
     """Gives one picture, turned as its EXIF data says, as uint8 in the model's layout, size and colours (bilinear).
 
     Raises:
-        OSError: it can't be read as an image.
+        DataError: it can't be read as an image; the message is the reason alone, the caller knows the file.
     """
     try:
         with warnings.catch_warnings():
@@ -69,8 +70,8 @@ def array_from_image(file: Path, layout: Layout) -> NDArray[np.uint8]:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file) as image:
                 pixels = _pixels(image, layout)
-    except (ValueError, SyntaxError, EOFError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise OSError(str(error)) from error  # what Pillow raises or warns of for damaged and bomb-like files
+    except (OSError, EOFError, ValueError, SyntaxError, *_BOMBS) as error:  # what Pillow raises for damaged files
+        raise errors.DataError(_reason(error, file)) from error
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)) if layout.is_channels_first else pixels
 
 
@@ -106,8 +107,8 @@ def folder_source(folder: Path, inputs: tuple[TensorSpec, ...], classes: samples
             name = file.relative_to(folder).as_posix()
             try:
                 pixels = array_from_image(file, layout)
-            except OSError as error:
-                skipped[name] = _reason(error, file)
+            except errors.DataError as error:
+                skipped[name] = str(error)
                 continue
             yield samples.Sample({layout.name: pixels}, label, name)
 
@@ -166,8 +167,8 @@ def _numbered(
     return [known.index(label) for label in labels], known
 
 
-def _reason(error: OSError, file: Path) -> str:
+def _reason(error: BaseException, file: Path) -> str:
     """Gives why an image can't be read, without the folder that it lies in."""
     if isinstance(error, UnidentifiedImageError):
         return "not an image"
-    return str(error.strerror or error).replace(str(file), file.name)
+    return str(getattr(error, "strerror", None) or error).replace(str(file), file.name)

@@ -40,7 +40,7 @@ def _picture(path: Path, inputs: tuple[TensorSpec, ...], preprocess: Mapping[str
     layout = images.layout_from_inputs(inputs)
     try:
         pixels = images.array_from_image(path, layout)
-    except OSError as error:
+    except errors.DataError as error:
         raise errors.DataError(f"{path} can't be read as an image: {error}") from error
     samples.check_array(pixels, inputs[0], preprocess.get(layout.name), str(path))
     return Request(str(path), samples.prepared_feeds({layout.name: pixels[None]}, inputs, preprocess))

@@ -52,11 +52,27 @@ def _folded(model: Model) -> Model | None:
     """Gives the model after ONNX Runtime's basic optimiser; None where that left the standard operators."""
     with tempfile.TemporaryDirectory(prefix="edge-sdk-") as folder:
         file = Path(folder) / "folded.onnx"
-        ort.save_optimized(model.to_bytes(), file)
+        ort.save_optimized(models.serialized(_pruned(model.proto)), file)
         proto = onnx.load_model_from_string(file.read_bytes())
     if any(node.domain not in models.STANDARD_DOMAINS for node in proto.graph.node):
         return None
     return models.model_from_proto(_tidied(proto), model.opset)
+
+
+def _pruned(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Gives a copy without nodes that no output needs; ONNX Runtime keeps them, and folds nothing that they touch."""
+    pruned = onnx.ModelProto()
+    pruned.CopyFrom(proto)
+    needed = {value.name for value in pruned.graph.output}
+    live = []
+    for node in reversed(pruned.graph.node):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            live.append(node)
+    kept = live[::-1]
+    del pruned.graph.node[:]
+    pruned.graph.node.extend(kept)
+    return pruned
 
 
 def _tidied(proto: onnx.ModelProto) -> onnx.ModelProto:
