@@ -139,7 +139,7 @@ class Daemon:
         now_s = self._clock.boot_s()
         interval_s = max(now_s - self._last_s, _SHORTEST_S)
         self._last_s = now_s
-        spool = self._forwarder.snapshot()
+        spool = self._forwarder.make_room(self._dropping)
         moment = reports.Moment(
             seq=self._seq,
             wall_s=self._clock.wall_s(),
@@ -151,7 +151,7 @@ class Daemon:
         windows = [model.recorder.window(interval_s) for model in self._models]
         sample = reports.sample(self._identity, moment, self._sensors.collect(), windows)
         self._seq += 1
-        self._forwarder.keep(moment.seq, codec.to_bytes(sample), self._dropping)
+        self._forwarder.keep(moment.seq, codec.to_bytes(sample))
         self._forwarder.send_due()
         self._notifier.progress()
 

@@ -41,14 +41,28 @@ class Forwarder:
         self._is_away = False
         self._is_dropping = False
 
-    def keep(self, seq: int, payload: bytes, on_first_drop: Callable[[SpoolState], telemetry.Event]) -> None:
-        """Keeps one record for sending; when it makes the spool drop for the first time, the event is kept as well."""
+    def make_room(self, on_first_drop: Callable[[SpoolState], telemetry.Event]) -> SpoolState:
+        """Makes room for the next record, so that it can tell of what was dropped for it.
+
+        Args:
+            on_first_drop: words the event for the first of a row of drops.
+
+        Returns:
+            the spool's state with that room made.
+        """
         with self._lock:
-            dropped = self._spool.put(Record(seq, payload))
+            dropped = self._spool.make_room()
             begins = dropped > 0 and not self._is_dropping
             self._is_dropping = dropped > 0
+            state = self._spool.snapshot()
             if begins:
-                self._events.append(codec.to_bytes(on_first_drop(self._spool.snapshot())))
+                self._events.append(codec.to_bytes(on_first_drop(state)))
+        return state
+
+    def keep(self, seq: int, payload: bytes) -> None:
+        """Keeps one record until its receipt."""
+        with self._lock:
+            self._spool.put(Record(seq, payload))
 
     def send_due(self) -> None:
         """Sends what is due; what the link does not take stays."""

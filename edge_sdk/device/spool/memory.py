@@ -20,7 +20,7 @@ class SpoolState(msgspec.Struct, frozen=True):
         held: records without a receipt.
         receipted: records that the collector has stored.
         dropped: records that gave way to newer ones without a receipt: lost, and counted.
-        oldest_seq: what lies before it was receipted or is counted in `dropped`.
+        oldest_seq: of what is held, or of the next record when nothing is; what lies before it will not come again.
     """
 
     held: int
@@ -57,24 +57,23 @@ class MemorySpool:
         self._held: OrderedDict[int, _Sent] = OrderedDict()
         self._receipted = 0
         self._dropped = 0
-        self._oldest_seq = 0
         self._newest_seq = -1
 
-    def put(self, record: Record) -> int:
-        """Keeps a record, whose sequence number is above all before it.
+    def make_room(self) -> int:
+        """Drops the oldest record if there is no room for one more; gives how many that were: 0 or 1."""
+        if len(self._held) < self._capacity:
+            return 0
+        self._held.popitem(last=False)
+        self._dropped += 1
+        return 1
 
-        Returns:
-            how many records were dropped to make room: 0 or 1.
-        """
+    def put(self, record: Record) -> int:
+        """Keeps a record, whose sequence number is above all before it; gives how many were dropped for it."""
         assert record.seq > self._newest_seq
+        dropped = self.make_room()
         self._newest_seq = record.seq
         self._held[record.seq] = _Sent(record.payload)
-        if len(self._held) <= self._capacity:
-            return 0
-        seq, _ = self._held.popitem(last=False)
-        self._dropped += 1
-        self._oldest_seq = seq + 1
-        return 1
+        return dropped
 
     def take_due(self, now_s: float, limit: int) -> list[Record]:
         """Gives up to `limit` records to send now, oldest first, and notes them as sent at `now_s`."""
@@ -120,7 +119,8 @@ class MemorySpool:
 
     def snapshot(self) -> SpoolState:
         """Gives the state at this moment."""
-        return SpoolState(len(self._held), self._receipted, self._dropped, self._oldest_seq)
+        oldest_seq = next(iter(self._held), self._newest_seq + 1)
+        return SpoolState(len(self._held), self._receipted, self._dropped, oldest_seq)
 
     def _is_overdue(self, sent: _Sent, now_s: float) -> bool:
         return sent.last_s is not None and now_s - sent.last_s >= self._resend_s
