@@ -1,0 +1,168 @@
+"""The task that every model goes through last: an ONNX file of strangers to one that the builder can trust."""
+
+from pathlib import Path
+
+import onnx
+import onnx.inliner
+import onnx.version_converter
+
+from edge_sdk import errors
+from edge_sdk.engines import ort
+from edge_sdk.host.convert import onnx_checks, onnx_file, probe
+from edge_sdk.host.convert.jobs import Job, Made
+from edge_sdk.numerics import closeness
+from edge_sdk.records.tensors import TensorSpec
+
+RAISED_BELOW = 13
+"""Opsets below this have no per-channel quantisation."""
+
+RAISED_TO = 17
+"""What they are raised to: the newest that TensorRT 8.6 reads in full."""
+
+_CONVERTER_ERRORS = (RuntimeError, ValueError, IndexError, onnx.version_converter.ConvertError)
+
+
+def accepted(job: Job) -> Made:
+    """Writes a model that passed every check, raised to a working opset and cleaned, to the job's target.
+
+    Raises:
+        ModelError: the model can't be used, or would answer differently after being raised.
+        UsageError: the example inputs do not fit it.
+    """
+    path = Path(job.source)
+    proto = onnx_file.read_proto(path)
+    origin = _origin(proto)
+    opset = onnx_checks.checked_opset(proto)
+    specs = onnx_checks.checked_inputs(proto.graph)
+    if not job.keep_quantized:
+        onnx_checks.check_operators(proto, opset)
+    stored = onnx_file.stored_tensors(proto, path)
+    onnx_file.check_standard(path)
+    onnx_checks.check_weights(proto, path)
+    target = Path(job.target)
+    if proto.ByteSize() + sum(item.length for item in stored) > job.inline_bytes:
+        return _with_weights_beside(proto, stored, origin, opset, target)
+    onnx_file.take_in(stored)
+    if job.keep_quantized:
+        _write(proto, target)
+        return Made(origin=origin)
+    return _improved(job, proto, specs, origin, opset)
+
+
+def _improved(job: Job, proto: onnx.ModelProto, specs: tuple[TensorSpec, ...], origin: str, opset: int) -> Made:
+    """Raises and cleans a model that is small enough to be held, and checks that its outputs stay."""
+    before = probe.reference(ort.runner_from_model(job.source), specs, job)
+    plain = _plain(proto)
+    notes = []
+    if opset < RAISED_BELOW:
+        plain, note = _raised(plain, opset, before)
+        notes.append(note)
+    cleaned, note = _cleaned(plain, Path(job.target), before)
+    notes.append(note)
+    onnx_checks.check_no_bodies(cleaned.graph, proto.graph)
+    _write(cleaned, Path(job.target))
+    return Made(origin=origin, notes=tuple(notes))
+
+
+def _with_weights_beside(
+    proto: onnx.ModelProto, stored: list[onnx_file.Stored], origin: str, opset: int, target: Path
+) -> Made:
+    """Writes a model with weights too large to be held: its values are copied from file to file."""
+    onnx_checks.check_no_bodies(proto.graph, proto.graph)
+    if opset < RAISED_BELOW:
+        raise errors.ModelError(
+            f"the model has opset {opset} and weights too large to be raised to {RAISED_TO} here; export it with "
+            f"opset_version={RAISED_TO}"
+        )
+    onnx_file.write_beside(stored, probe.beside(target))
+    _write(proto, target)
+    ort.specs_from_model(str(target))  # loads it, which maps the weights instead of reading them
+    return Made(origin=origin, notes=("not cleaned: its weights are too large to be held as one message",))
+
+
+def _plain(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Gives the model with local functions written out, weights not overridable as inputs, and no training part."""
+    plain = onnx.inliner.inline_local_functions(proto) if proto.functions else proto
+    constants = {tensor.name for tensor in plain.graph.initializer}
+    inputs = [value for value in plain.graph.input if value.name not in constants]
+    if len(inputs) < len(plain.graph.input):
+        del plain.graph.input[:]
+        plain.graph.input.extend(inputs)
+        plain.ir_version = max(plain.ir_version, 4)  # the first that has weights that are no inputs
+    del plain.training_info[:]
+    standard = [entry for entry in plain.opset_import if entry.domain in onnx_checks.STANDARD_DOMAINS]
+    del plain.opset_import[:]
+    plain.opset_import.extend(standard)
+    return plain
+
+
+def _raised(proto: onnx.ModelProto, opset: int, before: probe.Reference) -> tuple[onnx.ModelProto, str]:
+    advice = f"export it again with opset_version={RAISED_TO}"
+    if not before.feeds:
+        raise errors.ModelError(
+            f"the model has opset {opset} and must be raised to {RAISED_TO}, but runs on no usual size of its inputs, "
+            f"so that this can't be checked: give example inputs (inputs=), or {advice}"
+        )
+    try:
+        raised = onnx.version_converter.convert_version(onnx.shape_inference.infer_shapes(proto), RAISED_TO)
+    except _CONVERTER_ERRORS as error:
+        raise errors.ModelError(
+            f"onnx can't raise the model from opset {opset} to {RAISED_TO}: {error}; {advice}"
+        ) from error
+    raised.ir_version = max(raised.ir_version, 8)  # of the release that brought opset 17
+    found = probe.difference_to(before, ort.runner_from_model(onnx_bytes(raised)))
+    moved = probe.difference_text(found)
+    if not found.is_within_tolerance:
+        raise errors.ModelError(
+            f"raising the model from opset {opset} to {RAISED_TO} would move its outputs {moved}, more than "
+            f"{closeness.FLOAT_TOLERANCE} of it; {advice}"
+        )
+    return raised, f"raised from opset {opset} to {RAISED_TO}, which moved its outputs {moved}"
+
+
+def _cleaned(proto: onnx.ModelProto, target: Path, before: probe.Reference) -> tuple[onnx.ModelProto, str]:
+    """Gives the model after ONNX Runtime's basic optimiser, or as it is where that would change it."""
+    if not before.feeds:
+        return proto, "not cleaned: it runs on no usual size of its inputs, so that nothing could be compared"
+    file = target.with_name("cleaned.onnx")
+    ort.save_optimized(onnx_bytes(proto), file)
+    cleaned = onnx_file.read_proto(file)
+    file.unlink()
+    if any(node.domain not in onnx_checks.STANDARD_DOMAINS for node in onnx_checks.nodes_in(cleaned)):
+        return proto, "not cleaned: ONNX Runtime's optimiser left the standard operators"
+    _sort(cleaned)
+    found = probe.difference_to(before, ort.runner_from_model(onnx_bytes(cleaned)))
+    moved = probe.difference_text(found)
+    if not found.is_within_tolerance:
+        return proto, f"not cleaned: that would have moved its outputs {moved}"
+    return cleaned, (
+        f"cleaned from {len(proto.graph.node)} nodes to {len(cleaned.graph.node)}, which moved its outputs {moved}"
+    )
+
+
+def _sort(proto: onnx.ModelProto) -> None:
+    """Makes equal models equal bytes: the optimiser writes weights in the order of a hash table."""
+    standard = [entry for entry in proto.opset_import if entry.domain in onnx_checks.STANDARD_DOMAINS]
+    del proto.opset_import[:]
+    proto.opset_import.extend(standard)
+    proto.graph.initializer.sort(key=lambda tensor: str(tensor.name))
+    proto.graph.value_info.sort(key=lambda value: str(value.name))
+
+
+def onnx_bytes(proto: onnx.ModelProto) -> bytes:
+    """Gives the bytes of a model below 2 GiB, the same for the same model."""
+    content: bytes = proto.SerializeToString(deterministic=True)
+    return content
+
+
+def _write(proto: onnx.ModelProto, target: Path) -> None:
+    target.write_bytes(onnx_bytes(proto))
+
+
+def _origin(proto: onnx.ModelProto) -> str:
+    """Words what a file says of itself, without what could upset a terminal or a page."""
+    opset = max(
+        (entry.version for entry in proto.opset_import if entry.domain in onnx_checks.STANDARD_DOMAINS), default=0
+    )
+    producer = "".join(c for c in f"{proto.producer_name} {proto.producer_version}"[:60] if c.isprintable()).strip()
+    return f"ONNX opset {opset}{f' of {producer}' if producer else ''}"
