@@ -156,7 +156,7 @@ def _start(children: Children, folder: Path, port: int) -> Parts:
             "--closing",
             str(folder / CLOSING),
             "--json",
-        ],  # fmt: skip
+        ],
     )
     ready = daemon.read_document(_READY_S)
     show.say(f"$ edge-sdk daemon --bundle ...         serving at {ready['url']}")

@@ -1,0 +1,110 @@
+"""The demo, as a user runs it: its summary is believed because each figure is checked, and it leaves nothing behind."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import edge_sdk
+
+ASSETS = Path(edge_sdk.__file__).parent / "cli" / "demo"
+PROMISED = {
+    "float_top1", "int8_top1", "drop", "latency_p50_ms", "latency_p99_ms", "throughput_hz", "samples_sent", "samples_stored",
+    "samples_lost", "compiler", "power", "peak_rss_bytes", "seconds",
+}  # fmt: skip
+
+pytestmark = pytest.mark.live
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Gives the command lines of running processes that work in `folder`."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            works_there = str(folder) in command or str(folder) in os.readlink(entry / "cwd")
+            state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue  # it has just ended
+        if works_there and state != "Z" and int(entry.name) != os.getpid():
+            found.append(command)
+    return found
+
+
+def start(folder: Path, *options: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "edge_sdk", "demo", "--json", "--seconds", "2", *options]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_until_gone(folder: Path, seconds: float) -> list[str]:
+    deadline = time.monotonic() + seconds
+    while (left := processes_of(folder)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return left
+
+
+@pytest.mark.timeout(240)
+def test_the_demo_tells_the_truth_and_loses_nothing(tmp_path):
+    demo = start(tmp_path)
+    out, err = demo.communicate(timeout=200)
+    assert demo.returncode == 0, err
+    summary = json.loads(out)
+    assert set(summary) >= PROMISED
+    assert summary["samples_lost"] == 0
+    assert summary["samples_sent"] == summary["samples_stored"] >= 3
+    assert summary["drop"] <= 0.5
+    assert summary["float_top1"] >= 0.88
+    assert summary["served_top1"] == summary["int8_top1"]
+    assert (summary["power"]["value"] is None) == bool(summary["power"]["reason"])
+    assert summary["latency_p50_ms"] <= summary["latency_p99_ms"]
+    assert all((tmp_path / path).exists() for path in summary["files"].values())
+    assert wait_until_gone(tmp_path, 5) == []
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("mark", ["$ edge-sdk build", "$ edge-sdk broker", "$ edge-sdk collector", "demo-device 0:"])
+def test_ctrl_c_at_any_moment_leaves_no_process_behind(tmp_path, mark):
+    demo = start(tmp_path, "--seconds", "60")
+    for line in demo.stderr:
+        if mark in line:
+            break
+    demo.send_signal(signal.SIGINT)
+    _, err = demo.communicate(timeout=60)
+    assert demo.returncode == 130, err
+    assert "Traceback" not in err
+    assert wait_until_gone(tmp_path, 5) == []
+
+
+@pytest.mark.timeout(120)
+def test_kill_9_of_the_demo_takes_its_children_along(tmp_path):
+    demo = start(tmp_path, "--seconds", "60")
+    for line in demo.stderr:
+        if "demo-device 0:" in line:
+            break
+    assert len(processes_of(tmp_path)) >= 4
+    demo.kill()
+    demo.communicate(timeout=60)
+    assert wait_until_gone(tmp_path, 10) == []
+
+
+def test_a_folder_that_is_not_the_demos_is_left_alone(tmp_path):
+    folder = tmp_path / "demo-run"
+    folder.mkdir()
+    (folder / "precious").write_text("mine")
+    demo = start(tmp_path)
+    _, err = demo.communicate(timeout=60)
+    assert demo.returncode == 2
+    assert "--output" in err
+    assert [path.name for path in folder.iterdir()] == ["precious"]
+
+
+def test_the_shipped_files_are_those_of_the_training_log():
+    log = json.loads((ASSETS / "training.json").read_text())
+    for name, digest in log["sha256"].items():
+        assert hashlib.sha256((ASSETS / name).read_bytes()).hexdigest() == digest, name
