@@ -122,13 +122,15 @@ def _mosquitto_version(program: str) -> str:
 
 def _check_port(host: str, port: int) -> int:
     """Gives the port to use: `port`, or a free one for 0."""
+    if not 0 <= port <= 65535:
+        raise errors.UsageError(f"cannot listen on {host} port {port}: ports are 1 to 65535, or 0 for a free one")
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
             return int(probe.getsockname()[1])
-    except (OSError, OverflowError) as error:
+    except (OSError, UnicodeError) as error:
         raise errors.UsageError(
             f"cannot listen on {host} port {port}: {getattr(error, 'strerror', None) or error}; "
             f"stop what uses it (`ss -ltnp 'sport = :{port}'` tells), or choose another port (0 takes a free one)"
