@@ -1,6 +1,7 @@
 """Samples from .npz and .npy files, row by row: the file is never in memory as a whole, compressed or not."""
 
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,10 +114,7 @@ def _rows(file: Path, member: str | None) -> Iterator[NDArray[Any]]:
         row_bytes = header.dtype.itemsize * int(np.prod(header.shape[1:], dtype=np.int64))
         native = header.dtype.newbyteorder("=")
         for index in range(header.shape[0]):
-            try:
-                content = stream.read(row_bytes)
-            except (OSError, EOFError, zipfile.BadZipFile) as error:
-                raise errors.DataError(f"{_title(file, member)} is damaged at sample {index}: {error}") from error
+            content = stream.read(row_bytes)
             if len(content) != row_bytes:
                 raise errors.DataError(
                     f"{_title(file, member)} ends at sample {index} of {header.shape[0]}; copy it again"
@@ -134,8 +132,8 @@ def _opened(file: Path, member: str | None) -> Iterator[tuple[IO[bytes], _Header
         else:
             with zipfile.ZipFile(file) as archive, archive.open(f"{member}.npy") as stream:
                 yield stream, _header(stream, file, member)
-    except OSError as error:
-        raise errors.DataError(f"{_title(file, member)} can't be read: {error}") from error
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise errors.DataError(f"{_title(file, member)} is damaged or can't be read: {error}; copy it again") from error
 
 
 def _header(stream: IO[bytes], file: Path, member: str | None) -> _Header:
