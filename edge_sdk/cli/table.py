@@ -113,7 +113,7 @@ def _rows(shown: Shown) -> list[list[str]]:
             short(window.throughput_hz),
             short(window.latency_p50_ms),
             short(window.latency_p99_ms),
-            short(sum(window.errors.values()), 4),
+            _count(sum(window.errors.values())),
             *machine,
             short(window.energy_per_inference_j),
             age,
@@ -128,6 +128,17 @@ def _line(cells: Sequence[str], widths: dict[str, int]) -> str:
         fitting = cell if len(cell) <= width else cell[: width - 1] + "~"
         parts.append(f"{fitting:<{width}}" if name in _NAMES else f"{fitting:>{width}}")
     return " ".join(parts).rstrip()
+
+
+def _count(number: int) -> str:
+    if number < 10_000:
+        return str(number)
+    scaled = float(number)
+    for suffix in "kMG":
+        scaled /= 1000
+        if scaled < 999.5:
+            return f"{scaled:.0f}{suffix}"
+    return ">1T"
 
 
 def _memory(sample: telemetry.Sample) -> str:

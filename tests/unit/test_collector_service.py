@@ -1,0 +1,353 @@
+"""The collector on an in-memory broker: stored first, receipted then; what is refused changes nothing."""
+
+import contextlib
+import json
+import queue
+import sqlite3
+import time
+
+import pytest
+
+from edge_sdk import errors
+from edge_sdk.clock import SystemClock
+from edge_sdk.collector.backlog import MESSAGE_BYTES, Backlog, Waiting
+from edge_sdk.collector.service import Collector
+from edge_sdk.collector.settings import CollectorSettings
+from edge_sdk.link.memory import MemoryBroker, MemoryLink
+from edge_sdk.link.protocol import Message
+from edge_sdk.records import telemetry
+from edge_sdk.wire import codec
+
+WAIT_S = 10.0
+BOOT = "00c0ffee"
+
+
+def sample(seq, *, device="cam-7", boot=BOOT, **more):
+    return codec.to_bytes(
+        telemetry.Sample(v=1, device=device, boot=boot, seq=seq, t=1.75e9 + seq, up_s=1.0, interval_s=1.0, **more)
+    )
+
+
+def until(condition, what):
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.005)
+
+
+class Plant:
+    """A broker, a collector and one device's side of the conversation."""
+
+    def __init__(self, file, **settings):
+        self.file = file
+        self.settings = CollectorSettings(database=str(file), **{"batch_wait_s": 0.0, "retry_s": 0.02, **settings})
+        self.broker = MemoryBroker()
+        self.receipts = queue.SimpleQueue()
+        self.device = MemoryLink(self.broker)
+        self.device.subscribe("edge/v1/+/+/down/receipt", self.receipts.put)
+        self.device.open()
+        assert self.device.wait_for_connected(WAIT_S)
+        self.collector = None
+
+    def start(self):
+        link = MemoryLink(self.broker)
+        self.collector = Collector(self.settings, link, SystemClock())
+        self.collector.start()
+        assert link.wait_for_connected(WAIT_S)
+
+    def send(self, payload, topic="edge/v1/plant/cam-7/up/telemetry"):
+        self.device.publish(topic, payload)
+
+    def receipt(self):
+        message = self.receipts.get(timeout=WAIT_S)
+        return message.topic, codec.from_bytes(message.payload, telemetry.Receipt)
+
+    def wait_for_upto(self, upto):
+        while self.receipt()[1].upto != upto:
+            pass
+
+    def settle(self):
+        """Gives the state once nothing waits any more."""
+        until(
+            lambda: self.collector.snapshot().waiting == 0 and self.device.snapshot().published <= self.taken(), "rest"
+        )
+        return self.collector.snapshot()
+
+    def taken(self):
+        return self.collector.snapshot().received
+
+    def stop(self):
+        self.collector.close()
+        state = self.collector.snapshot()
+        assert state.received == (
+            state.stored + state.duplicates + state.others + state.refused + state.overflowed + state.abandoned
+        )
+        return state
+
+    def query(self, text):
+        with contextlib.closing(sqlite3.connect(self.file)) as db:
+            return db.execute(text).fetchall()
+
+
+@pytest.fixture
+def make_plant(tmp_path):
+    plants = []
+
+    def make(**settings):
+        plants.append(Plant(tmp_path / "t.db", **settings))
+        return plants[-1]
+
+    yield make
+    for plant in plants:
+        if plant.collector:
+            plant.collector.close(0.2)
+        plant.device.close()
+
+
+@pytest.fixture
+def plant(make_plant):
+    plant = make_plant()
+    plant.start()
+    return plant
+
+
+def test_a_sample_is_stored_and_then_receipted_to_its_device(plant):
+    plant.send(sample(0))
+    assert plant.receipt() == ("edge/v1/plant/cam-7/down/receipt", telemetry.Receipt(BOOT, 0))
+    assert plant.query("SELECT device, site, boot, seq, t FROM samples") == [("cam-7", "plant", BOOT, 0, 1.75e9)]
+    assert plant.query("SELECT payload FROM samples") == [(sample(0).decode(),)]
+
+
+def test_what_comes_twice_is_stored_once_and_receipted_again(plant):
+    for _ in range(2):
+        plant.send(sample(0))
+        assert plant.receipt()[1].upto == 0
+    state = plant.stop()
+    assert (state.stored, state.duplicates, state.receipts) == (1, 1, 2)
+    assert plant.query("SELECT COUNT(*) FROM samples") == [(1,)]
+
+
+def test_a_gap_holds_the_receipt_until_it_is_filled(plant):
+    plant.send(sample(0))
+    plant.wait_for_upto(0)
+    plant.send(sample(2))
+    assert plant.receipt()[1].upto == 0
+    plant.send(sample(1))
+    plant.wait_for_upto(2)
+    assert plant.stop().lost == 0
+
+
+def test_what_a_device_had_to_drop_is_lost_and_counted_exactly(plant):
+    plant.send(sample(0))
+    plant.wait_for_upto(0)
+    plant.send(sample(5, oldest_seq=4, dropped=3))
+    plant.wait_for_upto(3)
+    assert plant.settle().lost == 3
+    plant.send(sample(4, oldest_seq=0))
+    plant.wait_for_upto(5)
+    plant.send(sample(2, oldest_seq=0))
+    plant.wait_for_upto(5)
+    assert plant.stop().lost == 2
+    assert plant.query("SELECT upto, lost FROM marks") == [(5, 2)]
+
+
+def test_devices_and_boots_are_counted_apart(plant):
+    plant.send(sample(0))
+    plant.send(sample(0, boot="11c0ffee"))
+    plant.send(sample(0, device="cam-8"), "edge/v1/other/cam-8/up/telemetry")
+    got = {(topic, receipt.boot, receipt.upto) for topic, receipt in (plant.receipt() for _ in range(3))}
+    assert got == {
+        ("edge/v1/plant/cam-7/down/receipt", BOOT, 0),
+        ("edge/v1/plant/cam-7/down/receipt", "11c0ffee", 0),
+        ("edge/v1/other/cam-8/down/receipt", BOOT, 0),
+    }
+    assert plant.stop().devices == 2
+
+
+POISON = {
+    "not JSON": b"cpu=3",
+    "not our schema": b'{"temperature": 21.5}',
+    "too large": b'{"x": "' + b"x" * 70_000 + b'"}',
+    "a NUL": sample(0).replace(b"cam-7", b"cam\x007"),
+    "bad UTF-8": sample(0)[:-1] + b',"x":"\xff"}',
+    "deep nesting": b"[" * 60_000,
+    "a seq beyond 64 bits": sample(0).replace(b'"seq":0', b'"seq":18446744073709551616'),
+    "an infinite time": sample(0).replace(b"1750000000.0", b"1e999"),
+    "another device's": sample(0, device="cam-8"),
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("poison", POISON.values(), ids=POISON.keys())
+def test_poison_is_counted_and_kept_and_the_next_good_record_stored(plant, poison):
+    plant.send(poison)
+    plant.send(sample(0))
+    plant.wait_for_upto(0)
+    state = plant.stop()
+    assert (state.refused, state.stored, state.lost) == (1, 1, 0)
+    assert plant.query("SELECT topic, size_bytes FROM refused") == [("edge/v1/plant/cam-7/up/telemetry", len(poison))]
+    assert plant.query("SELECT payload FROM refused")[0][0] == poison[:4096]
+    assert plant.query("SELECT device, seq FROM samples") == [("cam-7", 0)]
+
+
+def test_topics_that_are_not_ours_are_refused(plant):
+    plant.send(sample(0), "edge/v1/plant/CAM/up/telemetry")
+    plant.send(sample(0), "edge/v1/plant/cam-7/up/strange")
+    plant.send(sample(0))
+    plant.wait_for_upto(0)
+    assert plant.stop().refused == 2
+    assert plant.query("SELECT kind, count FROM refused_counts") == [("topic", 2)]
+
+
+def test_a_flood_of_poison_is_kept_only_up_to_the_limit(make_plant):
+    plant = make_plant(refused_kept=5)
+    plant.start()
+    for number in range(50):
+        plant.send(b"poison %d" % number)
+    plant.send(sample(0))
+    plant.wait_for_upto(0)
+    assert plant.stop().refused == 50
+    assert [row[0] for row in plant.query("SELECT payload FROM refused")] == [b"poison %d" % n for n in range(5)]
+
+
+def test_status_birth_and_events_are_kept(plant):
+    status = telemetry.Status("online", BOOT, 1.0)
+    event = telemetry.Event(v=1, device="cam-7", boot=BOOT, t=2.0, kind="throttled", message="hot")
+    birth = telemetry.Birth(
+        v=1, device="cam-7", boot=BOOT, t=3.0, sdk="1", machine={}, models=(), metrics=(), interval_s=1.0
+    )
+    for what, record in (("status", status), ("event", event), ("birth", birth), ("event", event)):
+        plant.send(codec.to_bytes(record), f"edge/v1/plant/cam-7/up/{what}")
+    until(lambda: plant.collector.snapshot().others == 4, "all four")
+    plant.stop()
+    states = plant.query("SELECT site, device, kind, payload FROM states ORDER BY kind")
+    assert states == [
+        ("plant", "cam-7", "birth", codec.to_bytes(birth).decode()),
+        ("plant", "cam-7", "status", codec.to_bytes(status).decode()),
+    ]
+    assert [json.loads(row[0])["kind"] for row in plant.query("SELECT payload FROM events")] == ["throttled"]
+
+
+def test_only_the_chosen_site_is_collected(make_plant):
+    plant = make_plant(site="plant")
+    plant.start()
+    plant.send(sample(0, device="cam-9"), "edge/v1/other/cam-9/up/telemetry")
+    plant.send(sample(0))
+    plant.wait_for_upto(0)
+    assert plant.stop().received == 1
+
+
+def test_no_receipt_while_the_database_does_not_commit(plant):
+    plant.send(sample(0))
+    plant.wait_for_upto(0)
+    holder = sqlite3.connect(plant.file, isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    plant.send(sample(1))
+    until(lambda: plant.collector.snapshot().store_failures > 0, "a failed commit")
+    state = plant.collector.snapshot()
+    assert (state.stored, state.receipts, state.waiting) == (1, 1, 1)
+    assert "locked" in state.last_error
+    assert plant.receipts.empty()
+    holder.execute("ROLLBACK")
+    holder.close()
+    plant.wait_for_upto(1)
+    assert plant.stop().stored == 2
+
+
+def test_a_collector_that_ends_while_the_database_is_locked_gives_no_receipt(plant):
+    plant.send(sample(0))
+    plant.wait_for_upto(0)
+    with contextlib.closing(sqlite3.connect(plant.file, isolation_level=None)) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        plant.send(sample(1))
+        until(lambda: plant.collector.snapshot().received == 2, "the second Sample")
+        started = time.monotonic()
+        state = plant.stop()
+        assert time.monotonic() - started < 3.0
+    assert (state.stored, state.receipts, state.abandoned) == (1, 1, 1)
+    assert plant.receipts.empty()
+
+
+def test_a_restart_goes_on_where_the_last_one_ended(plant):
+    plant.send(sample(0))
+    plant.send(sample(2))
+    plant.send(sample(7, boot="11c0ffee", oldest_seq=7, dropped=7))
+    until(lambda: plant.collector.snapshot().stored == 3, "three Samples")
+    assert plant.stop().lost == 7
+    plant.start()
+    assert (plant.collector.snapshot().lost, plant.collector.snapshot().devices) == (7, 1)
+    while not plant.receipts.empty():
+        plant.receipts.get()
+    plant.send(sample(1))
+    assert plant.receipt()[1] == telemetry.Receipt(BOOT, 2)
+
+
+def test_receipts_that_could_not_be_sent_go_out_later(plant):
+    class Busy:
+        """The device's broker with a link that takes nothing for a while."""
+
+        def __init__(self, link):
+            self.link, self.refusals = link, 3
+
+        def publish(self, topic, payload, *, retain=False):
+            if self.refusals:
+                self.refusals -= 1
+                raise errors.LinkError("too many messages in flight")
+            self.link.publish(topic, payload, retain=retain)
+
+    busy = plant.collector._link
+    plant.collector._link = Busy(busy)
+    plant.send(sample(0))
+    plant.wait_for_upto(0)
+    assert plant.collector._link.refusals == 0
+    plant.collector._link = busy
+
+
+def test_a_broker_that_comes_back_finds_the_collector_again(plant):
+    plant.send(sample(0))
+    plant.wait_for_upto(0)
+    plant.broker.stop()
+    plant.broker.start()
+    assert plant.device.wait_for_connected(WAIT_S)
+    until(lambda: len(plant.broker._connected) == 2, "both to be connected again")
+    plant.send(sample(1))
+    plant.wait_for_upto(1)
+
+
+def test_a_collector_without_a_usable_database_does_not_open_its_link(make_plant):
+    plant = make_plant()
+    plant.file.write_bytes(b"x" * 5000)
+    link = MemoryLink(plant.broker)
+    collector = Collector(plant.settings, link, SystemClock())
+    with pytest.raises(errors.SettingsError, match="not a database"):
+        collector.start()
+    assert not link.wait_for_connected(0)
+    collector.close()
+    assert not collector.snapshot().is_running
+
+
+def waiting(size, number=0):
+    return Waiting(Message(f"t/{number}", b"x" * size, False), 0.0)
+
+
+def test_the_backlog_takes_no_more_than_its_bytes_and_counts_the_rest():
+    backlog = Backlog(3 * (1000 + MESSAGE_BYTES))
+    for number in range(5):
+        backlog.put(waiting(1000, number))
+    assert (backlog.received, backlog.overflowed, len(backlog)) == (5, 2, 3)
+    batch = backlog.take(2, wait_s=0, gather_s=0)
+    assert [entry.message.topic for entry in batch] == ["t/0", "t/1"]
+    backlog.put(waiting(1000, 5))
+    assert [entry.message.topic for entry in backlog.take(9, wait_s=0, gather_s=0)] == ["t/2", "t/5"]
+
+
+def test_a_closed_backlog_takes_nothing_and_keeps_nobody_waiting():
+    backlog = Backlog(100_000)
+    backlog.put(waiting(1))
+    backlog.close()
+    backlog.put(waiting(1))
+    started = time.monotonic()
+    assert len(backlog.take(9, wait_s=60, gather_s=60)) == 1
+    assert backlog.take(9, wait_s=60, gather_s=60) == []
+    assert time.monotonic() - started < 5
+    assert backlog.overflowed == 1
