@@ -45,6 +45,7 @@ def test_every_error_has_an_exit_code_of_its_branch():
         errors.BundleError: 3,
         errors.EngineError: 4,
         errors.InputError: 4,
+        errors.StoreError: 70,
         errors.LinkError: 5,
         errors.PayloadError: 5,
     }
