@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import secrets
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -164,7 +165,7 @@ class Daemon:
         with contextlib.suppress(errors.LinkError):
             self._link.publish(self._topic("status"), self._status("offline"), retain=True)
         self._link.close(_GOODBYE_S)
-        self._models.close()
+        self._close_engines()
         if held := self._forwarder.snapshot().held:
             _LOG.warning("%d of %d records had no receipt from a collector at the end", held, self._seq)
 
@@ -213,6 +214,14 @@ class Daemon:
             event_topic=self._topic("event"),
             clocks=self._clock,
         )
+
+    def _close_engines(self) -> None:
+        # An engine that hangs in a request holds its lock: do not hang with it, it ends with the process.
+        closing = threading.Thread(target=self._models.close, name="close engines", daemon=True)
+        closing.start()
+        closing.join(_GOODBYE_S)
+        if closing.is_alive():
+            _LOG.warning("an engine is still busy at the end")
 
     def _topic(self, what: str) -> str:
         return topics.up(self._identity.site, self._identity.device, what)

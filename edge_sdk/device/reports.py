@@ -1,5 +1,6 @@
 """What a device says of itself, from what the rooms measured: pure, records in and records out."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -104,10 +105,12 @@ def sample(
     values: dict[str, float | str | bool] = {}
     reasons = dict.fromkeys(metrics.NAMES, _NO_SENSOR)
     for reading in reversed(list(readings)):
-        if reading.value is not None:
-            values[reading.metric] = reading.value
-        else:
+        if reading.value is None:
             reasons[reading.metric] = reading.reason[:_REASON_CHARS]
+        elif isinstance(reading.value, float) and not math.isfinite(reading.value):
+            reasons[reading.metric] = f"the sensor gave {reading.value}, not a finite number"
+        else:
+            values[reading.metric] = reading.value
     known = {name: values[name] for name in metrics.NAMES if name in values}
     energy_j = known.get("energy_j")
     taken = telemetry.Sample(

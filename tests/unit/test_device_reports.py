@@ -49,6 +49,13 @@ def test_false_and_zero_are_values():
     assert taken.missing.keys().isdisjoint({"throttled", "gpu_utilization_ratio"})
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_what_json_cannot_carry_is_null_with_a_reason(value):
+    taken = sample(telemetry.Reading("power_w", value))
+    assert taken.power_w is None
+    assert "not a finite number" in taken.missing["power_w"]
+
+
 def test_a_metric_outside_the_catalogue_is_left_out_and_a_long_reason_is_cut():
     taken = sample(telemetry.Reading("mood", 1.0), telemetry.Reading("power_w", None, "x" * 1000))
     assert "mood" not in taken.missing
