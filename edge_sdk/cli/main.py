@@ -10,6 +10,7 @@ from edge_sdk import __version__, imports
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "build": ("a model to a gated INT8 bundle", "edge_sdk.cli.build:COMMAND"),
+    "compress": ("prune, distil or fine-tune a torch classifier before the build", "edge_sdk.cli.compress:COMMAND"),
     "audit": ("which of TensorRT's rules a Q/DQ model of any tool breaks", "edge_sdk.cli.audit:COMMAND"),
     "compile": ("finish a bundle's engine for this machine", "edge_sdk.cli.compile:COMMAND"),
     "inspect": ("what is in a bundle", "edge_sdk.cli.inspect:COMMAND"),

@@ -1,0 +1,1 @@
+"""A trained torch network to a smaller one before quantisation: prune, thin out 2:4, distil, fine-tune, new head."""
