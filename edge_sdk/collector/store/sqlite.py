@@ -161,11 +161,9 @@ class SqliteStore:
             yield
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
-            self._roll_back()
             raise errors.StoreError(f"the database did not take a batch: {error}") from error
-        except BaseException:
+        finally:
             self._roll_back()
-            raise
 
     def add_samples(self, rows: Sequence[SampleRow]) -> list[bool]:
         """Stores Samples; gives for each whether it was new."""
@@ -240,6 +238,7 @@ class SqliteStore:
         return int(self._db.execute(query).fetchone()[0])
 
     def _roll_back(self) -> None:
+        """Ends a transaction that was not committed."""
         if self._db.in_transaction:
             with contextlib.suppress(sqlite3.Error):  # SQLite has rolled back already, after a full disk for example
                 self._db.execute("ROLLBACK")
