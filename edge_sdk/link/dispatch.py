@@ -11,6 +11,9 @@ from edge_sdk.link.protocol import Handler, Message
 
 _LOG = logging.getLogger(__name__)
 
+_LOGGED_FULLY = 10
+_LOGGED_EVERY = 1000  # a handler that always fails must not fill the disk with its traces
+
 
 class Subscription(NamedTuple):
     """One topic filter and what is called for it."""
@@ -55,14 +58,16 @@ class Dispatch:
                     self.received += 1
                 self._call(functools.partial(subscription.handler, message), f"on {message.topic!r}")
 
-    def count_error(self) -> None:
-        """Counts one failure on the way to a handler."""
+    def count_error(self) -> int:
+        """Counts one failure on the way to a handler; gives how many there were."""
         with self._lock:
             self.handler_errors += 1
+            return self.handler_errors
 
     def _call(self, act: Callable[[], object], when: str) -> None:
         try:
             act()
         except Exception:  # noqa: BLE001  # boundary: the user's code raises anything; the network thread goes on
-            self.count_error()
-            _LOG.exception("a handler failed %s; the link goes on", when)
+            count = self.count_error()
+            if count <= _LOGGED_FULLY or count % _LOGGED_EVERY == 0:
+                _LOG.exception("a handler failed %s (failure %d); the link goes on", when, count)

@@ -35,7 +35,7 @@ def test_samples_are_stored_once_with_their_payload(store, file):
     with store.transaction():
         assert store.add_samples(rows(0, 1, 1)) == [True, True, False]
         assert store.add_samples(rows(1, 2)) == [False, True]
-    assert query(file, "SELECT seq, t, received_t, payload ->> 'power_w' FROM samples ORDER BY id") == [
+    assert query(file, "SELECT seq, t, received_t, json_extract(payload, '$.power_w') FROM samples ORDER BY id") == [
         (0, 1.0, 2.0, 5.5),
         (1, 2.0, 3.0, 5.5),
         (2, 3.0, 4.0, 5.5),
