@@ -161,7 +161,7 @@ def test_raw_pixels_are_preprocessed(serve):
         (400, "takes float32[N, 3], but was given float32[1, 4]", PATH, body_of(np.zeros((1, 4), np.float32))),
         (400, "takes float32[N, 3], but was given float32[3]", PATH, body_of(np.zeros(3, np.float32))),
         (400, "BYTES", PATH, body_of(datatype="BYTES")),
-        (400, "takes numbers, but was given bool", PATH, body_of(datatype="BOOL", data=[True, True, False])),
+        (400, "but was given bool[1, 3]", PATH, body_of(datatype="BOOL", data=[True, True, False])),
         (400, "failed to parse the request JSON", PATH, b"\x00\xff"),
         (400, "at most 65536", PATH, body_of(np.zeros((30_000, 3), np.float32))),
         (404, "GET / names them", "/v3", b""),

@@ -28,7 +28,7 @@ def test_float_input_goes_in_as_it_is(models):
     np.testing.assert_allclose(y, [[5, 9]])
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int32", "float64"])
+@pytest.mark.parametrize("dtype", ["uint8", "int32"])
 def test_raw_input_goes_through_the_bundles_preprocessing(models, dtype):
     y = models.infer("tiny", {"x": X.astype(dtype)})["y"]
     np.testing.assert_allclose(y, [[0.2 + 2 * 0.4, -0.2 + 0.5 * 0.4 + 3.0]], rtol=1e-6)
@@ -54,6 +54,7 @@ def test_every_answer_is_recorded_with_its_stages(models):
         {"x": np.zeros((1, 4), np.uint8)},
         {"x": np.zeros(3, np.float32)},
         {"x": np.zeros((1, 3), np.bool_)},
+        {"x": np.zeros((1, 3), np.float64)},  # may be prepared already: never scaled a second time
         {"x": np.zeros((1, 3), np.complex64)},
         {"x": np.array([["a", "b", "c"]])},
     ],

@@ -40,8 +40,8 @@ class Model:
     def infer(self, feeds: Mapping[str, NDArray[Any]]) -> Tensors:
         """Gives the outputs by name for one set of inputs; the arrays belong to the caller.
 
-        An input whose dtype is not the network's goes through the bundle's preprocessing, so raw pixels can be sent
-        as they are.
+        Integers where the network takes floats are raw values: they go through the bundle's preprocessing, so pixels
+        can be sent as they are. Floats of another width are refused, since they may be prepared already.
 
         Raises:
             InputError: a name, dtype or shape does not fit; nothing was run.
@@ -68,7 +68,7 @@ class Model:
         """
         for name, dtype, rule in self._rules:
             raw = feeds.get(name)
-            if raw is not None and raw.dtype != dtype:
+            if raw is not None and raw.dtype != dtype and raw.dtype.kind in "iu":
                 feeds = {**feeds, name: _prepared(name, raw, rule)}
         handed_ns = self.tick_ns()
         outputs, spent = self.engine.run(feeds)
@@ -124,8 +124,6 @@ def error_kind(error: errors.EdgeError) -> str:
 
 
 def _prepared(name: str, raw: NDArray[Any], rule: Preprocess) -> NDArray[np.float32]:
-    if raw.dtype.kind not in "iuf":
-        raise errors.InputError(f"input {name!r} takes numbers, but was given {raw.dtype}")
     try:
         return preprocess.prepared(raw, rule)
     except ValueError as error:
