@@ -116,7 +116,6 @@ def result_text(built: BuildResult) -> str:
         "precision": f"{built.precision}, ranges by {built.method} of {built.calibration_samples} samples",
         built.metric: f"float {built.float_value:.2%}, bundle {built.int8_value:.2%}: {built.drop:+.2f} points lost, "
         f"{built.max_drop:g} allowed ({built.samples} samples)",
-        "agreement": f"{built.agreement:.2%} of the samples get the same answer",
         "output SQNR": ", ".join(f"{name} {value:.1f} dB" for name, value in built.sqnr_db.items()),
         "INT8 arithmetic": f"{built.int8_compute_ratio:.1%} of the multiply-accumulates",
         "compiler": words,
@@ -124,6 +123,8 @@ def result_text(built: BuildResult) -> str:
         "took": f"{sum(built.seconds.values()):.1f} s, peak memory {built.peak_rss_bytes / 1e6:.0f} MB",
         "report": f"{built.bundle}/report.html",
     }
+    if built.agreement != built.int8_value:
+        rows["agreement"] = f"{built.agreement:.2%} of the samples get the same answer"
     lines = [f"built {built.bundle}", *(f"  {name:<16} {text}" for name, text in rows.items())]
     lines += [f"  in float         {entry.node}: {entry.reason}" for entry in built.pinned]
     for source, skipped in built.skipped.items():

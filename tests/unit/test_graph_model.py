@@ -88,6 +88,12 @@ def test_a_quantised_model_names_the_node(tmp_path, op):
     )
 
 
+def test_a_quantised_model_is_called_that_even_where_its_opset_is_old_too(tmp_path):
+    nodes = [MATMUL, hg.node("DynamicQuantizeLinear", ["y"], ["q", "s", "z"], "quantised_here")]
+    model = simple(nodes, hg.weight("w", 16, 16), opset=12)
+    refused(hg.save(model, tmp_path / "m.onnx"), "quantised already")
+
+
 def test_a_branch_names_the_node(tmp_path):
     def branch(name):
         value = helper.make_tensor_value_info(name, TensorProto.FLOAT, [1])

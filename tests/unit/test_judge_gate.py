@@ -79,6 +79,7 @@ def test_without_classes_the_share_of_signal_is_judged():
     judgement = judged(wanted, noisy, outputs=MAP, max_drop=5)
     assert judgement.verdict.metric == "signal share"
     assert judgement.verdict.int8_score.value == pytest.approx(0.99, abs=0.005)
+    assert judgement.verdict.agreement == judgement.verdict.int8_score
     assert judgement.verdict.passed
     assert judgement.outputs["map"].sqnr_db == pytest.approx(20, abs=1)
     assert judgement.outputs["map"].cosine == pytest.approx(0.995, abs=0.002)

@@ -61,9 +61,10 @@ def read_model(path: Path) -> Model:
             names the node and says what to do.
     """
     proto = _proto_from_file(path)
-    opset = _checked_opset(proto, path)
     if proto.functions:
         proto = onnx.inliner.inline_local_functions(proto)
+    _check_not_quantized(proto.graph)
+    opset = _checked_opset(proto, path)
     for node in proto.graph.node:
         _check_node(node, opset)
     _load_external_data(proto, path)
@@ -140,16 +141,20 @@ def _check_node(node: onnx.NodeProto, opset: int) -> None:
             f"{node_text(node)} holds a graph of its own (control flow), inside which INT8 can't be placed; "
             "export the model with its branches decided, for example by tracing it"
         )
-    if is_quantizer(node.op_type):
-        raise errors.ModelError(
-            f"{node_text(node)}: the model is quantised already; give the float model that it was made from"
-        )
     if node.domain not in STANDARD_DOMAINS or not onnx.defs.has(node.op_type):
         domain = node.domain or "ai.onnx"
         raise errors.ModelError(
             f"{node_text(node)} is not an operator of the ONNX standard (domain {domain!r}, opset {opset}), which "
             "TensorRT needs; export it again without custom operators, or write it with standard ones"
         )
+
+
+def _check_not_quantized(graph: onnx.GraphProto) -> None:
+    for node in graph.node:
+        if is_quantizer(node.op_type):
+            raise errors.ModelError(
+                f"{node_text(node)}: the model is quantised already; give the float model that it was made from"
+            )
 
 
 def is_quantizer(op_type: str) -> bool:

@@ -58,11 +58,10 @@ def _head(report: Report, title: str) -> str:
 def _accuracy(report: Report) -> str:
     verdict = report.verdict
     rows = [("float", verdict.float_score, "var(--float)"), (report.precision, verdict.int8_score, "var(--int8)")]
-    table = _table(
-        ("", f"{verdict.metric}", "95 % interval"),
-        [(_text(label), _percent(score), _interval(score)) for label, score, _ in rows]
-        + [("same answer as float", _percent(verdict.agreement), _interval(verdict.agreement))],
-    )
+    figures = [(_text(label), _percent(score), _interval(score)) for label, score, _ in rows]
+    if verdict.agreement != verdict.int8_score:
+        figures.append(("same answer as float", _percent(verdict.agreement), _interval(verdict.agreement)))
+    table = _table(("", verdict.metric, "95 % interval"), figures)
     errors = _table(
         ("output", "SQNR, dB", "cosine"),
         [(_text(name), f"{error.sqnr_db:.1f}", f"{error.cosine:.6f}") for name, error in report.output_errors.items()],
