@@ -145,9 +145,8 @@ class _Tally:
             signal = scores.mean_score(np.concatenate(self._signal_shares))
             return _verdict(SIGNAL, self.count, Score(1.0, 1.0, 1.0), signal, signal, max_drop=max_drop)
         if self._float_right is None:
-            return _verdict(
-                AGREEMENT, self.count, scores.wilson_score(self.count, self.count), agreement, agreement, max_drop
-            )
+            all_of_them = scores.wilson_score(self.count, self.count)
+            return _verdict(AGREEMENT, self.count, all_of_them, agreement, agreement, max_drop=max_drop)
         float_score = scores.wilson_score(self._float_right, self.count)
         int8_score = scores.wilson_score(self._int8_right, self.count)
         return _verdict(TOP1, self.count, float_score, int8_score, agreement, max_drop=max_drop)
