@@ -28,10 +28,22 @@ def open_engine(bundle: str | Path, *, backend: str = "onnxruntime", threads: in
         with edge_sdk.open_engine("fashion.edge") as engine:
             logits = engine.infer({"image": pixels})["logits"]
     """
+    check_machine(Path(bundle), backend=backend)
     return engine_from_bundle(bundles.read_bundle(Path(bundle)), backend=backend, threads=threads)
+
+
+def check_machine(bundle: Path, *, backend: str) -> None:
+    """Returns when the bundle has what `backend` runs on this machine: compares passports, reads no engine's bytes.
+
+    Raises:
+        BundleError: it has no engine for this machine; field by field why, and what to do.
+        UsageError: no such back end here.
+    """
+    registry.find_finished(backend, bundle, bundles.read_manifest(bundle).files)
 
 
 def engine_from_bundle(checked: bundles.Bundle, *, backend: str = "onnxruntime", threads: int = 0) -> Engine:
     """Gives an Engine for a bundle that was read and checked already; raises as `open_engine` does."""
-    model = checked.file(MODELS[checked.manifest.precision])
+    finished = registry.find_finished(backend, checked.path, checked.manifest.files)
+    model = finished or checked.file(MODELS[checked.manifest.precision])
     return registry.open_backend(backend, model, outputs=checked.manifest.outputs, options={"threads": threads})

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple, cast
 
 from edge_sdk import errors, imports
-from edge_sdk.engines.nvidia import Compiled, ShapeRange
+from edge_sdk.engines.nvidia import BuildOptions, Compiled, ShapeRange
 from edge_sdk.records.bundle import CompilerReport
 
 
@@ -34,6 +34,7 @@ def compile_model(
     name: str,
     shapes: Mapping[str, ShapeRange] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
+    options: BuildOptions | None = None,
 ) -> Compiled:
     """Gives what the compiler `name` made of a serialised ONNX.
 
@@ -42,12 +43,13 @@ def compile_model(
         name: a row of COMPILERS.
         shapes: smallest, usual and largest shape of inputs with free axes; a free batch alone needs none.
         progress: called as (stage, done, total).
+        options: timing cache and accelerator, for a build on the target.
 
     Raises:
         UsageError: no such compiler, its package is not installed, or a free axis without a range.
         EngineError: the compiler refused the graph; the message holds its own words.
     """
-    compiled = _driver(name)(model, shapes=shapes or {}, progress=progress)
+    compiled = _driver(name)(model, shapes=shapes or {}, progress=progress, options=options)
     if not compiled.report.ok:
         words = "\n  ".join(compiled.report.messages) or "(it gave no reason)"
         raise errors.EngineError(f"{name} {compiled.report.version} refused the model:\n  {words}")
@@ -64,7 +66,10 @@ def check_model(model: bytes, *, progress: Callable[[str, int, int], None] | Non
             driver = _driver(name)
         except errors.UsageError:
             continue  # not installed here; the next one may be
-        return driver(model, shapes={}, progress=progress).report
+        try:
+            return driver(model, shapes={}, progress=progress).report
+        except errors.EngineError:
+            continue  # it builds on a GPU only, and here is none
     return ABSENT.report
 
 

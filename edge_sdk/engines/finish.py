@@ -7,7 +7,7 @@ from typing import NamedTuple
 import msgspec
 
 from edge_sdk import errors
-from edge_sdk.engines import bundled, compilers
+from edge_sdk.engines import bundled, compilers, nvidia, plans
 from edge_sdk.engines.nvidia import ShapeRange
 from edge_sdk.records.bundle import CompilerReport
 from edge_sdk.wire import bundles
@@ -27,8 +27,11 @@ def compile_bundle(
     compiler: str,
     shapes: Mapping[str, ShapeRange] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
+    dla_core: int | None = None,
 ) -> Finished:
     """Builds the bundle's engine with one of NVIDIA's compilers and adds it as ``engine.<target>.plan``.
+
+    An engine of TensorRT brings its passport and its timing cache with it; the cache of an earlier build is used.
 
     The manifest lists every file, so it is written anew and the bundle's digest changes; until the new folder is
     whole, the old one stays as it is.
@@ -42,10 +45,13 @@ def compile_bundle(
     if (path / bundles.SIGNATURE).exists():
         raise errors.BundleError(f"{path} is signed; an engine can only be added before signing, so compile it first")
     model = checked.file(bundled.MODELS[checked.manifest.precision]).read_bytes()
-    compiled = compilers.compile_model(model, name=compiler, shapes=shapes, progress=progress)
-    plan = f"engine.{compiled.target}.plan"
-    files = {name: (path / name).read_bytes() for name in checked.manifest.files} | {plan: compiled.plan}
+    options = nvidia.BuildOptions(timings=path, dla_core=dla_core)
+    compiled = compilers.compile_model(model, name=compiler, shapes=shapes, progress=progress, options=options)
+    made = plans.files_from_compiled(compiled)
+    files = {name: (path / name).read_bytes() for name in checked.manifest.files} | made
     manifest = msgspec.structs.replace(
         checked.manifest, files={name: bundles.file_entry(content) for name, content in files.items()}
     )
-    return Finished(bundles.write_bundle(path, manifest, files, replace=True), plan, compiled.report)
+    return Finished(
+        bundles.write_bundle(path, manifest, files, replace=True), plans.plan_name(compiled.target), compiled.report
+    )

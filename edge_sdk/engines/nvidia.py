@@ -6,11 +6,13 @@ Jetson; there the same code builds with the board's own ``tensorrt``.
 """
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 from edge_sdk import clock, errors
 from edge_sdk.records.bundle import CompilerReport
+from edge_sdk.records.passport import EnginePassport
 
 ShapeRange = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """Smallest, usual and largest shape of one input."""
@@ -28,11 +30,41 @@ class Compiled(NamedTuple):
         report: goes into `build --json` and report.json.
         plan: the serialised engine.
         target: what the plan is tied to, as used in ``engine.<target>.plan``.
+        passport: what a TensorRT engine is tied to, field by field; None for other compilers.
+        timing_cache: what the compiler measured; makes the next build on such a machine fast and the same.
     """
 
     report: CompilerReport
     plan: bytes
     target: str
+    passport: EnginePassport | None = None
+    timing_cache: bytes = b""
+
+
+class BuildOptions(NamedTuple):
+    """What a person may ask of a build on the target.
+
+    Attributes:
+        timings: folder with the timing cache of an earlier build; used if its passport is this machine's.
+        dla_core: deep learning accelerator to use, with the GPU for what it cannot do; None is the GPU alone.
+    """
+
+    timings: Path | None = None
+    dla_core: int | None = None
+
+
+class Resources(NamedTuple):
+    """What a build may use.
+
+    Attributes:
+        workspace_bytes: scratch memory of the engine's kernels at most; None leaves it to the compiler.
+        timing_cache: of an earlier build on the same kind of machine; None keeps no cache.
+        dla_core: deep learning accelerator to use, with the GPU for what it cannot do; None is the GPU alone.
+    """
+
+    workspace_bytes: int | None = None
+    timing_cache: bytes | None = None
+    dla_core: int | None = None
 
 
 def compile_network(
@@ -43,6 +75,7 @@ def compile_network(
     target: str,
     shapes: Mapping[str, ShapeRange],
     progress: Callable[[str, int, int], None] | None,
+    resources: Resources | None = None,
 ) -> Compiled:
     """Parses and builds `model`; a refusal is an answer (`report.ok` False), not an exception.
 
@@ -53,20 +86,25 @@ def compile_network(
         target: what the plan will be tied to.
         shapes: for inputs with free axes beyond the batch.
         progress: called as (stage, done, total).
+        resources: what the build may use; None leaves it to the compiler.
 
     Raises:
         UsageError: an input has a free axis beyond the batch and `shapes` does not say how far it goes.
     """
     ticks = clock.SystemClock()
     started_ns = ticks.tick_ns()
-    logger = _logger_class(trt)()
+    logger = logger_class(trt)()
     builder = trt.Builder(logger)
-    network = builder.create_network(_network_flags(trt))
+    resources = resources or Resources()
+    is_typed = _is_strongly_typed(trt, resources)
+    network = builder.create_network(_network_flags(trt, is_typed=is_typed))
     parser = trt.OnnxParser(network, logger)
-    plan = b""
+    plan = timing_cache = b""
     if parser.parse(model):
         config = builder.create_builder_config()
-        _set_precision(trt, config)
+        if not is_typed:
+            _set_precision(trt, config)
+        cache = _set_resources(trt, config, resources, logger)
         _add_profile(builder, config, network, shapes)
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
         if progress is not None and hasattr(trt, "IProgressMonitor"):
@@ -75,6 +113,7 @@ def compile_network(
             config.progress_monitor = monitor
         serialised = builder.build_serialized_network(network, config)
         plan = b"" if serialised is None else bytes(serialised)
+        timing_cache = b"" if cache is None else bytes(cache.serialize())
     else:
         logger.messages[:0] = [_parser_error_text(parser.get_error(i)) for i in range(parser.num_errors)]
     report = CompilerReport(
@@ -85,24 +124,43 @@ def compile_network(
         seconds=round((ticks.tick_ns() - started_ns) / 1e9, 3),
         messages=tuple(dict.fromkeys(logger.messages))[:_MESSAGES_MAX],
     )
-    return Compiled(report, plan, target)
+    return Compiled(report, plan, target, timing_cache=timing_cache)
 
 
-def _network_flags(trt: ModuleType) -> int:
+def _is_strongly_typed(trt: ModuleType, resources: Resources) -> bool:
+    """From 10 on the graph's own types decide. Up to 10.7 the DLA is driven by flags, so not for it."""
     flags = trt.NetworkDefinitionCreationFlag
-    bits = 0
-    for flag in ("EXPLICIT_BATCH", "STRONGLY_TYPED"):  # 8.x knows the first, 10 both, 11 and RTX only the second
-        if hasattr(flags, flag):
-            bits |= 1 << int(getattr(flags, flag))
-    return bits
+    return hasattr(flags, "STRONGLY_TYPED") and (resources.dla_core is None or not hasattr(trt.BuilderFlag, "INT8"))
+
+
+def _network_flags(trt: ModuleType, *, is_typed: bool) -> int:
+    flags = trt.NetworkDefinitionCreationFlag
+    names = ["EXPLICIT_BATCH"] if hasattr(flags, "EXPLICIT_BATCH") else []  # 8.x needs it, 11 and RTX lack it
+    return sum(1 << int(getattr(flags, name)) for name in (*names, *(["STRONGLY_TYPED"] if is_typed else [])))
 
 
 def _set_precision(trt: ModuleType, config: Any) -> None:
-    """Lets TensorRT before 10, which has no strongly typed networks, use the kernels that Q/DQ asks for."""
-    if hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
-        return
+    """Lets a network that is not strongly typed use the kernels that Q/DQ asks for."""
     for flag in ("INT8", "FP16"):
         config.set_flag(getattr(trt.BuilderFlag, flag))
+
+
+def _set_resources(trt: ModuleType, config: Any, resources: Resources, logger: Any) -> Any:
+    """Sets workspace, accelerator and timing cache; gives the cache, which fills while building, or None."""
+    if resources.workspace_bytes is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, resources.workspace_bytes)
+    if resources.dla_core is not None:
+        config.default_device_type = trt.DeviceType.DLA
+        config.DLA_core = resources.dla_core
+        config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
+    if resources.timing_cache is None:
+        return None
+    cache = config.create_timing_cache(resources.timing_cache)
+    if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
+        return cache
+    logger.messages.append("the timing cache is of another machine or version; it was discarded")
+    cache = config.create_timing_cache(b"")
+    return cache if config.set_timing_cache(cache, ignore_mismatch=False) else None
 
 
 def _add_profile(builder: Any, config: Any, network: Any, shapes: Mapping[str, ShapeRange]) -> None:
@@ -130,7 +188,9 @@ def _parser_error_text(error: Any) -> str:
     return f"{node}: {error.desc()}" if node else str(error.desc())
 
 
-def _logger_class(trt: ModuleType) -> Any:
+def logger_class(trt: ModuleType) -> Any:
+    """Gives a logger class for `trt` that keeps warnings and errors in `messages`."""
+
     class Collector(trt.ILogger):  # type: ignore[misc, name-defined]  # the base exists only once TensorRT is imported
         """Keeps the compiler's warnings and errors for the report."""
 

@@ -1,6 +1,6 @@
 """The table of back ends: a name, or the user's own ``module:Class``; nothing heavy is imported until it is chosen."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -11,14 +11,28 @@ from edge_sdk.records import tensors
 
 
 class Row(NamedTuple):
-    """A back end: where its factory is, and what brings its package."""
+    """A back end: where its factory is, and what brings its package.
+
+    Attributes:
+        spec: of the factory.
+        remedy: what to install.
+        finder: of a function that finds, among a bundle's files, the one finished for this machine; empty where the
+            back end runs the ONNX itself.
+    """
 
     spec: str
     remedy: str
+    finder: str = ""
 
 
 BACKENDS: dict[str, Row] = {
     "onnxruntime": Row("edge_sdk.engines.ort:OrtBackend", "pip install 'edge_sdk[device]'"),
+    "tensorrt": Row(
+        "edge_sdk.engines.trt:TensorRTBackend",
+        "on a Jetson `sudo apt install python3-libnvinfer`, a virtual environment with --system-site-packages, and "
+        "in it `pip install 'edge_sdk[jetson]'`",
+        finder="edge_sdk.engines.trt:find_plan",
+    ),
 }
 
 
@@ -51,6 +65,19 @@ def open_backend(
     return Engine(backend, name=name, outputs=outputs)
 
 
+def find_finished(name: str, folder: Path, names: Iterable[str]) -> Path | None:
+    """Gives the file of a bundle that was finished for this machine, or None where the back end runs the ONNX.
+
+    Raises:
+        UsageError: the back end's package is not installed.
+        BundleError: nothing in it is for this machine; the message says field by field why. No engine was read.
+    """
+    row = BACKENDS.get(name)
+    if row is None or not row.finder:
+        return None
+    return cast("Callable[[Path, Iterable[str]], Path]", _import(name, row.finder, row.remedy))(folder, names)
+
+
 def _factory(name: str) -> BackendFactory:
     row = BACKENDS.get(name)
     if row is None and ":" not in name:
@@ -58,9 +85,12 @@ def _factory(name: str) -> BackendFactory:
         raise errors.UsageError(
             f"no back end {name!r}{imports.nearest(name, BACKENDS)}; known: {known}, or your own as module:Class"
         )
+    return cast("BackendFactory", _import(name, row.spec if row else name, row.remedy if row else ""))
+
+
+def _import(name: str, spec: str, remedy: str) -> object:
     try:
-        found = imports.object_from_spec(row.spec if row else name)
+        return imports.object_from_spec(spec)
     except ModuleNotFoundError as error:
-        remedy = row.remedy if row else f"install {error.name}"
+        remedy = remedy or f"install {error.name}"
         raise errors.UsageError(f"back end {name!r} needs the package {error.name!r}: {remedy}") from error
-    return cast("BackendFactory", found)

@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 
 import tensorrt_rtx_bindings as trt
 
-from edge_sdk.engines.nvidia import Compiled, ShapeRange, compile_network
+from edge_sdk import errors
+from edge_sdk.engines.nvidia import BuildOptions, Compiled, ShapeRange, compile_network
 
 TARGET = f"rtx-{trt.__version__}"
 
@@ -14,6 +15,9 @@ def compile_model(
     *,
     shapes: Mapping[str, ShapeRange],
     progress: Callable[[str, int, int], None] | None = None,
+    options: BuildOptions | None = None,
 ) -> Compiled:
-    """Builds `model` ahead of time; raises as `compile_network` does."""
+    """Builds `model` ahead of time; raises as `compile_network` does. It measures no GPU, so keeps no timing cache."""
+    if options is not None and options.dla_core is not None:
+        raise errors.UsageError("TensorRT for RTX has no DLA; a Jetson finishes its own engine with it")
     return compile_network(trt, model, name="tensorrt-rtx", target=TARGET, shapes=shapes, progress=progress)

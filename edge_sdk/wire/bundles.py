@@ -75,6 +75,15 @@ def read_bundle(path: Path) -> Bundle:
     return Bundle(path, hashlib.sha256(manifest_bytes).hexdigest(), manifest)
 
 
+def read_manifest(path: Path) -> bundle.Manifest:
+    """Gives what the bundle in the folder `path` says about itself; its files are not looked at.
+
+    Raises:
+        BundleError: not a bundle, or a schema this SDK does not know.
+    """
+    return manifest_from_bytes(_manifest_bytes(path), source=str(path / MANIFEST))
+
+
 def manifest_from_bytes(payload: bytes, source: str = MANIFEST) -> bundle.Manifest:
     """Gives the Manifest in `payload`.
 

@@ -31,6 +31,8 @@ def small_model(tmp_path_factory):
 @pytest.mark.parametrize("check", engine_checks.CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("backend", sorted(registry.BACKENDS))
 def test_back_end(backend, check, small_model):
+    if registry.BACKENDS[backend].finder:
+        pytest.skip("runs what was built for one GPU: tests/emulated runs the same checks on it")
     check(lambda: registry.open_backend(backend, small_model, options={"threads": 1}))
 
 

@@ -8,7 +8,13 @@ import pytest
 
 import edge_sdk
 
-NEEDS_GPU_OR_WHEEL = {"edge_sdk.engines.trt", "edge_sdk.engines.rtx", "edge_sdk.__main__"}
+NEEDS_GPU_OR_WHEEL = {
+    "edge_sdk.engines.trt",
+    "edge_sdk.engines.cuda",
+    "edge_sdk.engines.network",
+    "edge_sdk.engines.rtx",
+    "edge_sdk.__main__",
+}
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(edge_sdk.__path__, "edge_sdk.")
