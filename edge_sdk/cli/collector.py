@@ -133,5 +133,5 @@ COMMAND = Command(
     add_arguments,
     run,
     "  edge-sdk collector --broker mqtt://127.0.0.1:1883 --database telemetry.db\n"
-    "  sqlite3 telemetry.db \"SELECT device, json_extract(payload, '$.power_w') FROM samples ORDER BY id DESC LIMIT 5\"",
+    '  sqlite3 telemetry.db "SELECT device, seq, t FROM samples ORDER BY id DESC LIMIT 5"',
 )
