@@ -26,18 +26,19 @@ def weighted_layers(net: Module) -> list[Layer]:
     return [Layer(name, module) for name, module in net.named_modules() if isinstance(module, kinds)]
 
 
-def class_count(net: Module, probe: Tensor) -> int:
+def class_count(net: Module, probe: Tensor, failing: str = "the network can't run on the evaluation data") -> int:
     """Gives how many classes the network scores.
 
     Args:
         net: to run once.
         probe: a few samples.
+        failing: what to say when it does not run.
 
     Raises:
         ModelError: it fails on them, or gives no class scores.
     """
     net.eval()
-    with torch.no_grad(), worded("the network can't run on the evaluation data"):
+    with torch.no_grad(), worded(failing):
         return int(first_output(net(probe)).shape[1])
 
 

@@ -43,8 +43,7 @@ def prune(net: Module, probe: Tensor, *, amount: float, round_to: int) -> dict[s
     net.eval()
     with quiet(), worded("torch-pruning can't take this network apart"):
         _pruner(net, probe, shares, fixed).step()
-    with worded("the network does not run after channels were removed (it counts on fixed sizes)"):
-        left = layers.class_count(net, probe)
+    left = layers.class_count(net, probe, "the network does not run with channels removed: it counts on fixed sizes")
     if left != classes:
         raise errors.ModelError(f"pruning changed the network's {classes} classes to {left}; it can't be pruned so")
     after = {layer.name: layers.channels(layer.module)[1] for layer in layers.weighted_layers(net)}

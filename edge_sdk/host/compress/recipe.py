@@ -104,13 +104,13 @@ class _Job:
         own_classes = layers.class_count(original, self._probe)
         classes = settings.new_head or own_classes
         self._check_classes(classes, None if teacher is None else wise)
-        exported = export.onnx_from_net(original, self._spec, self._samples, settings.exporter)
+        exported = self._exported(original)
         before_right = None if settings.new_head else self._right(exported.content, "before")
         cut = self._cut(original, prune=settings.prune, sparse=settings.sparsity is not None)
         is_smaller = bool(cut.pruned or cut.sparse.masks)
         untuned = self._torch_score(cut.net) if is_smaller and settings.new_head is None else None
         student, trained = self._trained(cut, "train", wise)
-        result = export.onnx_from_net(student, self._spec, self._samples, settings.exporter)
+        result = self._exported(student)
         right = self._right(result.content, "after")
         speed = measure.latencies(exported.content, result.content, self._spec.name, self._samples[:1], self._ticks)
         change = None if before_right is None else measure.paired_difference(before_right, right)
@@ -207,6 +207,12 @@ class _Job:
             margin_points=change.margin_points,
             cpu_s=done.cpu_s,
         )
+
+    def _exported(self, net: Module) -> export.Exported:
+        self._progress("export", 0, 1)
+        made = export.onnx_from_net(net, self._spec, self._samples, self._settings.exporter)
+        self._progress("export", 1, 1)
+        return made
 
     def _right(self, content: bytes, stage: str) -> NDArray[np.bool_]:
         return measure.right_answers(

@@ -176,15 +176,11 @@ def _sparsity(report: Report) -> tuple[bool | None, str]:
     if not report.sparse:
         return False, "2:4 sparsity did not help: no layer is fit for it."
     zeros = 1 - report.after.nonzero_parameters / report.after.parameters
-    where = (
-        f"it is of use on {report.settings.target}"
-        if report.settings.target
-        else "it is of use from Ampere on (Orin, Thor)"
-    )
+    where = report.settings.target or "Orin and Thor"
     pruned_too = "" if report.settings.prune else f" ({report.speedup_ratio:.2f}x)"
     return None, (
-        f"2:4 sparsity: {zeros:.0%} of the weights are zero in {len(report.sparse)} layers; {_cost(report)}. "
-        f"This makes neither the file smaller nor this CPU faster{pruned_too}; {where} only (compute capability "
+        f"2:4 sparsity: {zeros:.0%} of the weights are zero in {len(report.sparse)} layers; {_cost(report)}. This makes "
+        f"neither the file smaller nor this CPU faster{pruned_too}; it is of use on {where} (compute capability "
         f"{SPARSE_CAPABILITY} or higher), in layers where TensorRT picks a sparse kernel. That was not measured here: "
         "bench it on the target, and use pruning elsewhere."
     )

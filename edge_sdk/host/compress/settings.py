@@ -102,6 +102,8 @@ def _problems(settings: CompressSettings, *, has_teacher: bool) -> tuple[tuple[b
         (settings.batch < 2, f"batch takes 2 or more (batch norm needs them), but was given {settings.batch}"),
         (not 0 < settings.rate <= 1, f"rate takes more than 0 and up to 1, but was given {settings.rate}"),
         (not 0 <= settings.weight_decay <= 1, f"weight_decay takes 0 to 1, but was given {settings.weight_decay}"),
+        (settings.seed < 0, f"seed takes 0 or more, but was given {settings.seed}"),
+        (settings.threads < 0, f"threads takes 0 or more, but was given {settings.threads}"),
         (
             settings.new_head is not None and settings.new_head < 2,
             f"a new head has 2 classes or more, but was given {settings.new_head}",
