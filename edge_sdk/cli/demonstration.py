@@ -123,7 +123,7 @@ def _build(children: Children, folder: Path) -> dict[str, Any]:
     command = [
         "build", str(ASSETS / "fashion_cnn.onnx"), "-o", str(folder / "fashion.edge"),
         "--calibration", str(ASSETS / "calibration.npz"), "--evaluate", str(ASSETS / "evaluation.npz"),
-        "--preprocess", str(ASSETS / "preprocess.toml"), "--name", MODEL,
+        "--preprocess", str(ASSETS / "preprocess.toml"), "--classes", str(ASSETS / "classes.json"), "--name", MODEL,
     ]  # fmt: skip
     show.say(f"$ edge-sdk {' '.join(command)}")
     child = children.start("build", [*command, "--json"], is_quiet=False)

@@ -67,7 +67,8 @@ class Graph:
     def before(self, node: onnx.NodeProto) -> str:
         """Gives the tensor that goes into the Q/DQ pair which ends in the DequantizeLinear `node`."""
         producer = self.wiring.producer.get(node.input[0])
-        return producer.input[0] if producer is not None and producer.op_type == QUANTIZE else node.input[0]
+        source: str = producer.input[0] if producer is not None and producer.op_type == QUANTIZE else node.input[0]
+        return source
 
 
 Rule = Callable[[Graph], Iterator[Violation]]
