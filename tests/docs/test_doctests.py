@@ -8,26 +8,33 @@ import pytest
 
 import edge_sdk
 
-NEEDS_GPU_OR_WHEEL = {
-    "edge_sdk.engines.trt",
-    "edge_sdk.engines.cuda",
-    "edge_sdk.engines.network",
-    "edge_sdk.engines.rtx",
-    "edge_sdk.__main__",
-}
+OPTIONAL = {
+    "grpc", "keras", "pycuda", "tensorflow", "tensorrt", "tensorrt_rtx_bindings", "tf2onnx", "tflite", "torch", "torch_pruning",
+}  # fmt: skip
+"""Packages of extras that a development machine need not have; each is imported at the top of its one door."""
+
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(edge_sdk.__path__, "edge_sdk.")
-    if module.name not in NEEDS_GPU_OR_WHEEL
+    if module.name != "edge_sdk.__main__"
 )
+
+
+def module_of(name):
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name not in OPTIONAL:
+            raise
+        pytest.skip(f"{error.name} is not installed here")
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples(name):
-    failed, _ = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE)
+    failed, _ = doctest.testmod(module_of(name), optionflags=doctest.NORMALIZE_WHITESPACE)
     assert failed == 0
 
 
 def test_examples_are_found_at_all():
-    tried = sum(doctest.testmod(importlib.import_module(name)).attempted for name in MODULES)
-    assert tried >= 20
+    light = [name for name in MODULES if name.startswith(("edge_sdk.wire", "edge_sdk.numerics", "edge_sdk.cli.table"))]
+    assert sum(doctest.testmod(importlib.import_module(name)).attempted for name in light) >= 10
