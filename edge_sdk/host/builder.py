@@ -5,23 +5,23 @@ found in the first two, and nothing is on disk before the last.
 """
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
-from edge_sdk import __version__, clock, errors
+from edge_sdk import clock, errors
 from edge_sdk.engines import compilers, ort
 from edge_sdk.engines.protocol import Tensors
+from edge_sdk.host import figures
 from edge_sdk.host.calibrate import choose, collect, samples
 from edge_sdk.host.calibrate import data as datasets
 from edge_sdk.host.graph import clean, macs, placement, qdq
 from edge_sdk.host.graph import model as models
+from edge_sdk.host.job import Check, Graph, Int8, Job, Judged, Opened, Progress, Scan, Stages
 from edge_sdk.host.judge import gate
 from edge_sdk.host.pack import bundle as packing
-from edge_sdk.host.pack import golden, report, result
+from edge_sdk.host.pack import golden, result
 from edge_sdk.host.pack.result import BuildResult
-from edge_sdk.records.bundle import Calibration, CompilerReport, Preprocess, Range
+from edge_sdk.records.bundle import Preprocess, Range
 from edge_sdk.wire import bundles
 
 PRECISIONS = ("auto", "int8", "float")
@@ -29,13 +29,6 @@ PRECISIONS = ("auto", "int8", "float")
 MIN_SAMPLES = 32
 """Fewer calibration samples than this have not shown a network's usual range yet."""
 
-Progress = Callable[[str, int, int], None]
-"""Called as (stage, done, total)."""
-
-Check = Callable[[bytes], CompilerReport]
-"""Says what NVIDIA's compiler makes of a serialised INT8 graph."""
-
-_NO_RANGES = "none"
 _PROBE_SAMPLES = 2
 
 
@@ -87,7 +80,7 @@ def build_bundle(
         UsageError: the model, the data or an argument can't be used; nothing was written.
         EngineError: NVIDIA's compiler refused the INT8 graph; nothing was written.
     """
-    job = _Job(
+    job = Job(
         model=Path(model),
         target=Path(output),
         calibration=calibration,
@@ -104,7 +97,7 @@ def build_bundle(
         min_samples=min_samples,
         force=force,
         check=check or functools.partial(compilers.check_model, progress=progress),
-        stages=_Stages(ticks or clock.SystemClock(), progress),
+        stages=Stages(ticks or clock.SystemClock(), progress),
     )
     _check_job(job)
     data = _opened(job)
@@ -112,100 +105,12 @@ def build_bundle(
     graph = _folded(job, data, scan)
     int8 = _quantized(job, data, scan, graph) if _is_int8_wanted(job, graph) else None
     judged = _judged(job, data, scan, graph, int8)
-    bundle, figures = _packed(job, data, graph, int8, judged)
+    bundle, found = figures.packed(job, data, graph, int8, judged)
     compiler = int8.compiler if int8 else compilers.ABSENT.report
-    return result.result_from_report(figures, bundle, compiler=compiler, seconds=job.stages.seconds)
+    return result.result_from_report(found, bundle, compiler=compiler, seconds=job.stages.seconds)
 
 
-class _Job(NamedTuple):
-    """The arguments of one build."""
-
-    model: Path
-    target: Path
-    calibration: datasets.DataSpec
-    evaluation: datasets.DataSpec
-    max_drop: float
-    method: str
-    precision: str
-    preprocess: dict[str, Preprocess]
-    classes: tuple[str, ...]
-    name: str
-    version: str
-    counter: int
-    seed: int
-    min_samples: int
-    force: bool
-    check: Check
-    stages: "_Stages"
-
-
-class _Opened(NamedTuple):
-    """Model and data, fit for each other as far as headers tell."""
-
-    model: models.Model
-    calibration: samples.Data
-    evaluation: samples.Data
-
-
-class _Scan(NamedTuple):
-    """The evaluation data after one pass over it: each sample's digest, and the first few prepared samples."""
-
-    digests: tuple[str, ...]
-    probe: Tensors
-
-
-class _Graph(NamedTuple):
-    """The folded model, where Q/DQ goes, and the multiply-accumulates of each node."""
-
-    model: models.Model
-    placed: placement.Placement
-    macs: dict[str, int]
-
-
-class _Int8(NamedTuple):
-    """The INT8 model and how it came about."""
-
-    model: models.Model
-    content: bytes
-    choice: choose.Choice
-    collected: collect.Collected
-    compiler: CompilerReport
-
-
-class _Judged(NamedTuple):
-    """The gate's answer, and the arrays of golden.npz."""
-
-    judgement: gate.Judgement
-    golden: Tensors
-
-
-class _Stages:
-    """Times the stages and tells about progress."""
-
-    def __init__(self, ticks: clock.Clock, progress: Progress | None) -> None:
-        self.seconds: dict[str, float] = {}
-        self._ticks = ticks
-        self._progress = progress
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        """Adds the wall time inside to the stage's seconds."""
-        started_ns = self._ticks.tick_ns()
-        yield
-        spent_s = (self._ticks.tick_ns() - started_ns) / 1e9
-        self.seconds[name] = round(self.seconds.get(name, 0.0) + spent_s, 4)
-
-    def counter(self, name: str, total: int | None) -> Callable[[int], None]:
-        """Gives a function that is told how many samples of a stage are done."""
-
-        def on_samples(done: int) -> None:
-            if self._progress:
-                self._progress(name, done, done + 1 if total is None else total)
-
-        return on_samples
-
-
-def _check_job(job: _Job) -> None:
+def _check_job(job: Job) -> None:
     """Refuses what can be refused without reading anything."""
     if job.precision not in PRECISIONS:
         raise errors.UsageError(f"no precision {job.precision!r}; known: {', '.join(PRECISIONS)}")
@@ -216,7 +121,7 @@ def _check_job(job: _Job) -> None:
     bundles.check_target(job.target, replace=job.force)
 
 
-def _opened(job: _Job) -> _Opened:
+def _opened(job: Job) -> Opened:
     with job.stages("read"):
         model = models.read_model(job.model)
         samples.check_preprocess(job.preprocess, model.inputs)
@@ -227,10 +132,10 @@ def _opened(job: _Job) -> _Opened:
         calibration = opened(job.calibration, classes=samples.Classes(is_used=False))
         evaluation = opened(job.evaluation, classes=samples.Classes(count, job.classes))
         gate.check_labels(model.outputs, is_labelled=evaluation.is_labelled)
-    return _Opened(model, calibration, evaluation)
+    return Opened(model, calibration, evaluation)
 
 
-def _scanned(job: _Job, data: _Opened) -> _Scan:
+def _scanned(job: Job, data: Opened) -> Scan:
     """Reads the evaluation data once, so that its faults are found before the long work."""
     digests: list[str] = []
     probe: Tensors = {}
@@ -240,23 +145,23 @@ def _scanned(job: _Job, data: _Opened) -> _Scan:
             digests.extend(batch.digests)
             probe = probe or {name: values[:_PROBE_SAMPLES].copy() for name, values in batch.feeds.items()}
             on_samples(len(digests))
-    return _Scan(tuple(digests), probe)
+    return Scan(tuple(digests), probe)
 
 
-def _folded(job: _Job, data: _Opened, scan: _Scan) -> _Graph:
+def _folded(job: Job, data: Opened, scan: Scan) -> Graph:
     with job.stages("fold"):
         model = clean.cleaned(data.model, scan.probe)
-        return _Graph(model, placement.placement_from_model(model), macs.macs_by_node(model, scan.probe))
+        return Graph(model, placement.placement_from_model(model), macs.macs_by_node(model, scan.probe))
 
 
-def _is_int8_wanted(job: _Job, graph: _Graph) -> bool:
+def _is_int8_wanted(job: Job, graph: Graph) -> bool:
     if job.precision == "int8" and not graph.placed.weights:
         reasons = "; ".join(f"{entry.node}: {entry.reason}" for entry in graph.placed.pinned[:3])
         raise errors.ModelError(f"no layer of {job.model} can run in INT8 ({reasons}); build with --precision float")
     return job.precision != "float" and bool(graph.placed.weights)
 
 
-def _quantized(job: _Job, data: _Opened, scan: _Scan, graph: _Graph) -> _Int8:
+def _quantized(job: Job, data: Opened, scan: Scan, graph: Graph) -> Int8:
     collected = _collected(job, data, scan, graph)
     with job.stages("choose"):
         run_float = ort.runner_from_model(graph.model.to_bytes())
@@ -277,14 +182,14 @@ def _quantized(job: _Job, data: _Opened, scan: _Scan, graph: _Graph) -> _Int8:
             raise errors.EngineError(
                 f"{compiler.name} {compiler.version} refused the INT8 graph; nothing was written:\n  {words}"
             )
-    return _Int8(model, content, choice, collected, compiler)
+    return Int8(model, content, choice, collected, compiler)
 
 
-def _int8_model(graph: _Graph, ranges: Mapping[str, Range]) -> models.Model:
+def _int8_model(graph: Graph, ranges: Mapping[str, Range]) -> models.Model:
     return qdq.quantized_model(graph.model, graph.placed, {name: found.scale for name, found in ranges.items()})
 
 
-def _collected(job: _Job, data: _Opened, scan: _Scan, graph: _Graph) -> collect.Collected:
+def _collected(job: Job, data: Opened, scan: Scan, graph: Graph) -> collect.Collected:
     tensors = graph.placed.tensors
     inputs = {spec.name for spec in graph.model.inputs}
     wanted = [name for name in tensors if name not in inputs]
@@ -305,7 +210,7 @@ def _collected(job: _Job, data: _Opened, scan: _Scan, graph: _Graph) -> collect.
     return collected
 
 
-def _judged(job: _Job, data: _Opened, scan: _Scan, graph: _Graph, int8: _Int8 | None) -> _Judged:
+def _judged(job: Job, data: Opened, scan: Scan, graph: Graph, int8: Int8 | None) -> Judged:
     run_float = ort.runner_from_model(graph.model.to_bytes())
     run_int8 = ort.runner_from_model(int8.content) if int8 else run_float
     picks = golden.Picks(len(scan.digests), job.seed)
@@ -326,64 +231,10 @@ def _judged(job: _Job, data: _Opened, scan: _Scan, graph: _Graph, int8: _Int8 | 
             "written. Give calibration data closer to what the model sees in use, another --method, a larger "
             "--max-drop, or --precision float"
         )
-    return _Judged(judgement, picks.arrays(run_float, run_int8 if int8 else None))
+    return Judged(judgement, picks.arrays(run_float, run_int8 if int8 else None))
 
 
 def _watched(batches: Iterable[samples.Batch], picks: golden.Picks) -> Iterator[gate.Evaluated]:
     for batch in batches:
         picks.look(batch.first, batch.raw, batch.feeds)
         yield batch.feeds, batch.labels
-
-
-def _packed(
-    job: _Job, data: _Opened, graph: _Graph, int8: _Int8 | None, judged: _Judged
-) -> tuple[bundles.Bundle, report.Report]:
-    with job.stages("pack"):
-        figures = _report(job, data, graph, int8, judged.judgement)
-        calibration = Calibration(
-            method=figures.method,
-            count=figures.calibration_samples,
-            skipped=dict(data.calibration.skipped),
-            samples=int8.collected.digests if int8 else (),
-            preprocess=packing.preprocess_digest(job.preprocess),
-            ranges=int8.choice.ranges if int8 else {},
-        )
-        artefacts = packing.Artefacts(
-            float_model=graph.model.to_bytes(),
-            int8_model=int8.content if int8 else None,
-            calibration=calibration,
-            golden=judged.golden,
-            report=figures,
-            preprocess=job.preprocess,
-            classes=job.classes or data.evaluation.classes,
-            counter=job.counter,
-            sdk=__version__,
-        )
-        return packing.packed(job.target, artefacts, replace=job.force), figures
-
-
-def _report(job: _Job, data: _Opened, graph: _Graph, int8: _Int8 | None, judgement: gate.Judgement) -> report.Report:
-    words = int8.compiler if int8 else compilers.ABSENT.report
-    int8_nodes = graph.placed.nodes if int8 else frozenset()
-    return report.Report(
-        name=job.name,
-        version=job.version,
-        precision="int8" if int8 else "float",
-        method=int8.choice.method if int8 else _NO_RANGES,
-        method_sqnr_db=int8.choice.sqnr_db if int8 else {},
-        seed=job.seed,
-        inputs=graph.model.inputs,
-        outputs=graph.model.outputs,
-        verdict=judgement.verdict,
-        output_errors={name: report.OutputFigures(*error) for name, error in judgement.outputs.items()},
-        calibration_samples=len(int8.collected.digests) if int8 else 0,
-        skipped={"calibration": dict(data.calibration.skipped), "evaluation": dict(data.evaluation.skipped)},
-        pinned=graph.placed.pinned,
-        int8_nodes=len(int8_nodes),
-        int8_compute_ratio=macs.int8_compute_ratio(graph.macs, int8_nodes),
-        float_bytes=len(graph.model.to_bytes()),
-        int8_bytes=len(int8.content) if int8 else 0,
-        compiler=report.CompilerWords(words.name, words.version, words.ok, words.messages),
-        tensors=report.tensors_from_ranges(int8.choice.ranges, int8.collected.histograms()) if int8 else {},
-        environment=report.environment(__version__),
-    )

@@ -1,0 +1,109 @@
+"""What the stages of one build hand on to each other."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from edge_sdk import clock
+from edge_sdk.engines.protocol import Tensors
+from edge_sdk.host.calibrate import choose, collect, samples
+from edge_sdk.host.calibrate import data as datasets
+from edge_sdk.host.graph import model as models
+from edge_sdk.host.graph import placement
+from edge_sdk.host.judge import gate
+from edge_sdk.records.bundle import CompilerReport, Preprocess
+
+Progress = Callable[[str, int, int], None]
+"""Called as (stage, done, total)."""
+
+Check = Callable[[bytes], CompilerReport]
+"""Says what NVIDIA's compiler makes of a serialised INT8 graph."""
+
+
+class Stages:
+    """Times the stages and tells about progress."""
+
+    def __init__(self, ticks: clock.Clock, progress: Progress | None) -> None:
+        self.seconds: dict[str, float] = {}
+        self._ticks = ticks
+        self._progress = progress
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Adds the wall time inside to the stage's seconds."""
+        started_ns = self._ticks.tick_ns()
+        yield
+        spent_s = (self._ticks.tick_ns() - started_ns) / 1e9
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + spent_s, 4)
+
+    def counter(self, name: str, total: int | None) -> Callable[[int], None]:
+        """Gives a function that is told how many samples of a stage are done."""
+
+        def on_samples(done: int) -> None:
+            if self._progress:
+                self._progress(name, done, done + 1 if total is None else total)
+
+        return on_samples
+
+
+class Job(NamedTuple):
+    """The arguments of one build."""
+
+    model: Path
+    target: Path
+    calibration: datasets.DataSpec
+    evaluation: datasets.DataSpec
+    max_drop: float
+    method: str
+    precision: str
+    preprocess: dict[str, Preprocess]
+    classes: tuple[str, ...]
+    name: str
+    version: str
+    counter: int
+    seed: int
+    min_samples: int
+    force: bool
+    check: Check
+    stages: Stages
+
+
+class Opened(NamedTuple):
+    """Model and data, fit for each other as far as headers tell."""
+
+    model: models.Model
+    calibration: samples.Data
+    evaluation: samples.Data
+
+
+class Scan(NamedTuple):
+    """The evaluation data after one pass over it: each sample's digest, and the first few prepared samples."""
+
+    digests: tuple[str, ...]
+    probe: Tensors
+
+
+class Graph(NamedTuple):
+    """The folded model, where Q/DQ goes, and the multiply-accumulates of each node."""
+
+    model: models.Model
+    placed: placement.Placement
+    macs: dict[str, int]
+
+
+class Int8(NamedTuple):
+    """The INT8 model and how it came about."""
+
+    model: models.Model
+    content: bytes
+    choice: choose.Choice
+    collected: collect.Collected
+    compiler: CompilerReport
+
+
+class Judged(NamedTuple):
+    """The gate's answer, and the arrays of golden.npz."""
+
+    judgement: gate.Judgement
+    golden: Tensors
