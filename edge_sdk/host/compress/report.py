@@ -179,8 +179,8 @@ def _sparsity(report: Report) -> tuple[bool | None, str]:
     where = report.settings.target or "Orin and Thor"
     pruned_too = "" if report.settings.prune else f" ({report.speedup_ratio:.2f}x)"
     return None, (
-        f"2:4 sparsity: {zeros:.0%} of the weights are zero in {len(report.sparse)} layers; {_cost(report)}. This makes "
-        f"neither the file smaller nor this CPU faster{pruned_too}; it is of use on {where} (compute capability "
+        f"2:4 sparsity: {zeros:.0%} of the weights are zero in {len(report.sparse)} layers; {_cost(report)}. This "
+        f"makes neither the file smaller nor this CPU faster{pruned_too}; it is of use on {where} (compute capability "
         f"{SPARSE_CAPABILITY} or higher), in layers where TensorRT picks a sparse kernel. That was not measured here: "
         "bench it on the target, and use pruning elsewhere."
     )
