@@ -108,7 +108,7 @@ class Runtime:
         if plan.startswith(b"HANG"):
             time.sleep(600)
         if plan.startswith(b"OOM"):
-            hoard = [bytearray(1 << 28) for _ in itertools.count()]
+            hoard = [np.empty(1 << 28, np.uint8) for _ in itertools.count()]
             return len(hoard)
         if not plan.startswith(_MAGIC):
             self.logger.log(
@@ -342,6 +342,8 @@ class IBuilderConfig:
         return ITimingCache(bytes(serialized_timing_cache))
 
     def set_timing_cache(self, cache, ignore_mismatch):
+        if cache._content and not cache._content.startswith(b"|timed"):
+            return False
         self._cache = cache
         return True
 

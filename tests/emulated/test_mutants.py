@@ -23,7 +23,7 @@ MUTANTS = {
     "context pop": ("cuda.py", "        drv.Context.pop()\n", "        pass\n", ANSWERS),
     "leftover of pycuda's detach": ("cuda.py", "            cuda_graph.drop_current_context()\n", "", ANSWERS),
     "context detach": ("cuda.py", "            self._context.detach()\n", "", ANSWERS),
-    "free of device memory": ("cuda.py", "            self._device.free()\n", "            pass\n", ANSWERS),
+    "free of device memory": ("cuda.py", "            self._device.free()\n", "            _log.__dict__.setdefault('kept', []).append(self._device)\n", ANSWERS),
     "free of host memory": ("cuda.py", "            self._allocation.free()\n", "            pass\n", ANSWERS),
     "free of the graph": ("cuda_graph.py", '        self._destroy("cuGraphExecDestroy", self._exec)\n', "", ANSWERS),
     "drop of the execution context": ("network.py", "        self._context = None\n        self._engine = None\n        self._runtime", "        self._runtime", ANSWERS),
@@ -46,9 +46,9 @@ MUTANTS = {
 def run_suite(package_root: Path, words: str) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(package_root), os.environ["PYTHONPATH"]])
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:randomly",
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:randomly", "-c", str(PACKAGE.parent / "pyproject.toml"),
          str(HERE / "test_trt_backend.py"), str(HERE / "test_trt_load.py"), "-k", words],
-        env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=100, cwd=HERE.parents[1],
+        env={**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}, capture_output=True, text=True, timeout=100, cwd=package_root,
     )  # fmt: skip
 
 
