@@ -111,6 +111,17 @@ def test_every_member_of_the_double_is_one_of_tensorrt(name, member):
     assert parameters <= rtx_parameters(name, member) | {"self"}
 
 
+@pytest.mark.parametrize(("member", "drifted"), [
+    ("execute_async_v9", lambda self, stream_handle: True),
+    ("set_input_shape", lambda self, name, dimensions: True),
+    ("execute_async_v3", 7),
+])  # fmt: skip
+def test_a_double_that_drifts_is_caught(monkeypatch, member, drifted):
+    monkeypatch.setattr(tensorrt_double.IExecutionContext, member, drifted, raising=False)
+    with pytest.raises(AssertionError):
+        test_every_member_of_the_double_is_one_of_tensorrt("IExecutionContext", member)
+
+
 def product():
     folder = Path(edge_sdk.engines.__file__).parent
     return {name: ast.parse((folder / f"{name}.py").read_text()) for name in ("trt", "network", "nvidia")}

@@ -212,3 +212,16 @@ def test_addresses_are_set_once(tmp_path, monkeypatch):
         for batch in (1, 5, 1, 7):
             engine.infer({"x": harness.some_input(batch)})
     assert sorted(calls) == ["x", "y"]
+
+
+def test_a_device_that_hangs_holds_up_its_caller_and_nobody_else(tmp_path):
+    """What a watchdog needs: the other threads run on, so that one of them can notice."""
+    with harness.open_plan(harness.static_plan(tmp_path)) as engine:
+        emulated.fail("cuStreamSynchronize", hang_s=1.0)
+        caller = threading.Thread(target=lambda: engine.infer({"x": harness.some_input()}))
+        caller.start()
+        beats = 0
+        while caller.is_alive():
+            caller.join(0.01)
+            beats += 1
+    assert beats >= 20
