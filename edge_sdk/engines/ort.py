@@ -85,7 +85,10 @@ def runner_from_model(
 
 def specs_from_model(model: str | bytes) -> tuple[tuple[tensors.TensorSpec, ...], tuple[tensors.TensorSpec, ...]]:
     """Gives what a model takes and gives, shapes inferred; raises as `session_from_model` does."""
-    session = session_from_model(model, _settings())
+    settings = _settings()
+    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # nothing will be run
+    settings.add_session_config_entry("session.disable_prepacking", "1")  # would hold the weights a second time
+    session = session_from_model(model, settings)
     inputs, outputs = session.get_inputs(), session.get_outputs()
     return tuple(_spec(argument) for argument in inputs), tuple(_spec(argument, "output") for argument in outputs)
 

@@ -81,9 +81,7 @@ def _tidied(proto: onnx.ModelProto) -> onnx.ModelProto:
     del proto.opset_import[:]
     proto.opset_import.extend(standard)
     graph = proto.graph
-    initializers = sorted(graph.initializer, key=lambda tensor: str(tensor.name))
-    del graph.initializer[:]
-    graph.initializer.extend(initializers)
+    graph.initializer.sort(key=lambda tensor: str(tensor.name))  # in place: a message never gives back a copy's memory
     proto.doc_string = graph.doc_string = ""
     del proto.metadata_props[:]
     del graph.value_info[:]
