@@ -56,6 +56,8 @@ def read_proto(path: Path) -> onnx.ModelProto:
         raise errors.ModelError(
             f"{path} is not an ONNX file, or its graph is empty; expected what torch.onnx.export writes"
         )
+    if not _is_text_sound(proto):
+        raise errors.ModelError(f"{path} holds names that are no text; the file is damaged, export it again")
     return proto
 
 
@@ -107,7 +109,7 @@ def write_beside(stored: Sequence[Stored], target: Path) -> None:
             tensor.data_location = onnx.TensorProto.EXTERNAL
             for key, value in (("location", target.name), ("offset", start), ("length", length)):
                 tensor.external_data.add(key=key, value=str(value))
-        sink.truncate()
+        sink.truncate()  # to here, also after a hole
 
 
 def check_standard(path: Path) -> None:
@@ -146,6 +148,17 @@ def values_of(tensor: onnx.TensorProto, path: Path) -> NDArray[Any]:
             f"weight {tensor.name!r} of {path} takes {wanted} bytes, but {stored.length} are stored; export it again"
         )
     return np.memmap(stored.file, dtype, "r", offset=stored.offset, shape=tuple(tensor.dims))
+
+
+def _is_text_sound(message: Message) -> bool:
+    """Whether every string inside is one: protobuf hands over what is no UTF-8 as bytes."""
+    for field, value in message.ListFields():
+        values = [value] if isinstance(value, Message | str | bytes | float | int) else value
+        if field.message_type is not None and not all(map(_is_text_sound, values)):
+            return False
+        if field.type == field.TYPE_STRING and any(isinstance(text, bytes) for text in values):
+            return False
+    return True
 
 
 def _lies_in_file(tensor: onnx.TensorProto) -> bool:
@@ -202,7 +215,10 @@ def _copy(source: BinaryIO, sink: BinaryIO, length: int) -> None:
         chunk = source.read(min(length, _CHUNK_BYTES))
         if not chunk:
             raise errors.ModelError("a file of weights became shorter while it was read; start again")
-        sink.write(chunk)
+        if chunk.count(0) == len(chunk):
+            sink.seek(len(chunk), os.SEEK_CUR)  # a hole stays a hole, which takes no disk
+        else:
+            sink.write(chunk)
         length -= len(chunk)
 
 

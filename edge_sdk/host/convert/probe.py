@@ -63,13 +63,19 @@ def feeds_from_examples(job: Job, specs: Sequence[TensorSpec]) -> dict[str, NDAr
 
 
 def feeds_that_run(run: Runner, specs: Sequence[TensorSpec]) -> dict[str, NDArray[Any]]:
-    """Gives seeded random inputs on which `run` works; empty when no usual size of the free axes does."""
-    sizes = _FREE_SIZES if any(None in spec.shape for spec in specs) else _FREE_SIZES[:1]
-    for batch, size in sizes:
+    """Gives seeded random inputs on which `run` works; empty when no usual size of the free axes does.
+
+    Raises:
+        ModelError: no axis is free, and it does not run.
+    """
+    has_free_axes = any(None in spec.shape for spec in specs)
+    for batch, size in _FREE_SIZES:
         feeds = _drawn(specs, {spec.name: _shape(spec, batch, size) for spec in specs}, _of_an_image)
         try:
             run(feeds)
-        except errors.EngineError:
+        except errors.EngineError as error:
+            if not has_free_axes:
+                raise errors.ModelError(f"the model does not run on inputs of its own shapes: {error}") from error
             continue
         return feeds
     return {}
@@ -81,6 +87,7 @@ def reference(run: Runner, specs: Sequence[TensorSpec], job: Job) -> Reference:
     Raises:
         EngineError: it does not run on the example inputs.
         UsageError: they do not fit it.
+        ModelError: it does not run on inputs of its own shapes.
     """
     examples = feeds_from_examples(job, specs)
     if examples:
