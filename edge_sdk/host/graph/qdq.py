@@ -24,6 +24,11 @@ def quantized_model(model: Model, placed: placement.Placement, scales: Mapping[s
     Raises:
         ModelError: onnx or ONNX Runtime refuses the result.
     """
+    return model_from_proto(quantized_proto(model, placed, scales), model.opset)
+
+
+def quantized_proto(model: Model, placed: placement.Placement, scales: Mapping[str, float]) -> onnx.ModelProto:
+    """Gives what `quantized_model` gives, not passed through the checks: for the many variants of a search."""
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
     writer = _Writer(proto.graph)
@@ -34,7 +39,7 @@ def quantized_model(model: Model, placed: placement.Placement, scales: Mapping[s
     for (node, slot), name in rewired.items():
         by_node[node].input[slot] = name
     writer.finish()
-    return model_from_proto(proto, model.opset)
+    return proto
 
 
 def with_outputs(model: Model, names: Iterable[str]) -> bytes:
@@ -42,12 +47,11 @@ def with_outputs(model: Model, names: Iterable[str]) -> bytes:
 
     Names that are inputs or outputs already are passed over.
     """
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
-    known = {value.name for value in (*proto.graph.input, *proto.graph.output)}
-    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names) if name not in known)
-    content: bytes = proto.SerializeToString(deterministic=True)
-    return content
+    known = {value.name for value in (*model.proto.graph.input, *model.proto.graph.output)}
+    more = onnx.ModelProto()
+    more.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names) if name not in known)
+    # Two messages written one after the other read as one, with the lists joined: the weights are not copied for it.
+    return model.to_bytes() + bytes(more.SerializeToString())
 
 
 class _Writer:
