@@ -48,9 +48,21 @@ ORT_DEFAULT = Tool("ONNX Runtime as it comes", "onnxruntime", "default")
 ORT_ENTROPY = Tool("ONNX Runtime entropy, symmetric", "onnxruntime", "Entropy", most=32)
 ORT_PERCENTILE = Tool("ONNX Runtime percentile, symmetric", "onnxruntime", "Percentile", most=32)
 NNCF = Tool("NNCF", "nncf", "PERFORMANCE")
-QUARK = Tool("Quark", "quark", "S8S8_AAWS")
+QUARK = Tool("Quark A8W8", "quark", "A8W8")
+QUARK_LEGAL = Tool("Quark A8W8, float biases", "quark", "A8W8+float-bias")
 AIMET = Tool("AIMET", "aimet", "min_max")
-PEERS = (MODELOPT_ENTROPY, MODELOPT_MAX, ORT_MINMAX, ORT_DEFAULT, ORT_ENTROPY, ORT_PERCENTILE, NNCF, QUARK, AIMET)
+PEERS = (
+    MODELOPT_ENTROPY,
+    MODELOPT_MAX,
+    ORT_MINMAX,
+    ORT_DEFAULT,
+    ORT_ENTROPY,
+    ORT_PERCENTILE,
+    NNCF,
+    QUARK,
+    QUARK_LEGAL,
+    AIMET,
+)
 
 REQUIREMENTS = {
     "modelopt": ("nvidia-modelopt[onnx]==0.47.0", "torch", *TORCH),
@@ -70,7 +82,15 @@ def python_of(tool):
     if not python.exists():
         print(f"making {folder} with {REQUIREMENTS[tool.script][0]} (up to 2 GB)", file=sys.stderr, flush=True)
         venv.create(folder, with_pip=True)
-        command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *REQUIREMENTS[tool.script]]
+        command = [
+            str(python),
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            *REQUIREMENTS[tool.script],
+        ]
         subprocess.run(command, check=True, stdout=sys.stderr)
     return str(python)
 

@@ -29,7 +29,9 @@ class Row(NamedTuple):
         return {**self._asdict(), "ok": self.ok}
 
 
-def ratio_row(figure: str, value: float, floor: float, *, unit: Callable[[float], str], what: str, bar: float | None) -> Row:
+def ratio_row(
+    figure: str, value: float, floor: float, *, unit: Callable[[float], str], what: str, bar: float | None
+) -> Row:
     return Row(figure, unit(value), f"{unit(floor)} {what}", round(value / floor, 2), bar)
 
 
@@ -42,19 +44,39 @@ def mb(size_bytes: float) -> str:
 
 
 def machine() -> str:
-    cpu = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").open() if line.startswith("model name")), "?")
+    cpu = next(
+        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").open() if line.startswith("model name")), "?"
+    )
     return f"{len(__import__('os').sched_getaffinity(0))} cores of {cpu}, Python {platform.python_version()}"
 
 
-def main(name: str, measure: Callable[[], Iterable[Row]]) -> int:
+def better_row(
+    figure: str, value: float, floor: float, *, unit: Callable[[float], str], what: str, bar: float | None
+) -> Row:
+    """A figure of which more is better: the ratio is floor / value, so that it too must not exceed the bar."""
+    return Row(figure, unit(value), f"{unit(floor)} {what}", round(floor / value, 4) if value > 0 else None, bar)
+
+
+def main(
+    name: str,
+    measure: Callable[..., Iterable[Row]],
+    add_options: Callable[[argparse.ArgumentParser], None] | None = None,
+) -> int:
+    """Prints the rows as they come. With `add_options`, `measure` is given what was said on the command line."""
     parser = argparse.ArgumentParser(prog=f"tools/bench {name}", epilog=f"example: tools/bench {name} --json")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     parser.add_argument("--save", action="store_true", help="keep the figures for README (tests/bench/last)")
+    if add_options:
+        add_options(parser)
     arguments = parser.parse_args()
     rows = []
-    for row in measure():
+    for row in measure(arguments) if add_options else measure():
         rows.append(row)
-        print(f"{'ok  ' if row.ok else 'MISS'} {row.figure}: {row.value} (floor {row.floor}, ratio {row.ratio}, bar {row.bar})", file=sys.stderr, flush=True)
+        print(
+            f"{'ok  ' if row.ok else 'MISS'} {row.figure}: {row.value} (floor {row.floor}, ratio {row.ratio}, bar {row.bar})",
+            file=sys.stderr,
+            flush=True,
+        )
     document = {
         "machine": machine(),
         "date": datetime.date.today().isoformat(),

@@ -4,6 +4,7 @@ Nothing of others is committed: ddddocr's networks come from their wheel (MIT) o
 images are drawn here. Every model ends as opset 17 with known shapes, so that all tools get the same file.
 """
 
+import gzip
 import os
 import subprocess
 import sys
@@ -12,18 +13,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import draw
 import numpy as np
 import onnx
 import onnx.version_converter
 import onnxruntime as ort
-
-import draw
 import scores
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "edge_sdk" / "cli" / "demo"
 OWN = Path(__file__).with_name("models")
 CACHE = Path(os.environ.get("EDGE_SDK_PEERS", ROOT / ".venv-peers")) / "models"
+FASHION = Path("/usr/share/datasets/fashion-mnist")
+"""Of Debian's dataset-fashion-mnist; without it the tests are the 2,000 that the demo ships."""
 WHEEL = "ddddocr==1.6.1"
 OPSET = 17
 
@@ -34,7 +36,8 @@ class Entry(NamedTuple):
     """A model with everything that a measurement needs, as files in one folder.
 
     `raw` and `evaluation` hold what a user has (pixels, labels), `preprocess` the rule from one to the other, and
-    `prepared` the arrays that the peers take. `score` compares two lists of outputs and gives the figures.
+    `prepared` the arrays that the peers take. The accuracy figures are of `tests`: `score` compares two lists of outputs,
+    one per sample, which are computed `batch` at a time.
     """
 
     name: str
@@ -42,23 +45,38 @@ class Entry(NamedTuple):
     raw: Path
     prepared: Path
     evaluation: Path
+    tests: Path
     preprocess: dict
     count: int
     score: Callable
+    batch: int
 
     def rules_file(self):
         """The preprocessing as `edge-sdk build --preprocess` reads it."""
         file = self.model.with_name("preprocess.toml")
-        lines = [f"[{name}]\n" + "\n".join(f"{key} = {value}" for key, value in rule.items()) for name, rule in self.preprocess.items()]
+        lines = [
+            f"[{name}]\n" + "\n".join(f"{key} = {value}" for key, value in rule.items())
+            for name, rule in self.preprocess.items()
+        ]
         file.write_text("\n".join(lines) + "\n")
         return file
 
-    def feeds(self, file):
-        """The prepared feeds of an archive of raw samples, batch 1, in order, without labels."""
-        with np.load(file) as arrays:
+    def outputs(self, model):
+        """The first output of a model for each test, computed as written: Q/DQ in float arithmetic."""
+        settings = ort.SessionOptions()
+        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        settings.log_severity_level = 3
+        session = ort.InferenceSession(str(model), settings, providers=["CPUExecutionProvider"])
+        with np.load(self.tests) as arrays:
             raw = {name: arrays[name] for name in arrays.files if name != "labels"}
-        for index in range(len(next(iter(raw.values())))):
-            yield {name: prepared(values[index : index + 1], self.preprocess[name]) for name, values in raw.items()}
+        found = []
+        for start in range(0, len(next(iter(raw.values()))), self.batch):
+            part = {name: values[start : start + self.batch] for name, values in raw.items()}
+            answers = session.run(
+                None, {name: prepared(values, self.preprocess[name]) for name, values in part.items()}
+            )[0]
+            found.extend(np.split(answers, len(answers)) if self.batch > 1 else [answers])
+        return found
 
     def raw_of(self, count):
         """The calibration archive cut to its first `count` samples."""
@@ -71,7 +89,8 @@ class Entry(NamedTuple):
         return file
 
     def labels(self):
-        with np.load(self.evaluation) as arrays:
+        """The classes of the tests; None where there are none."""
+        with np.load(self.tests) as arrays:
             return arrays["labels"] if "labels" in arrays.files else None
 
 
@@ -81,12 +100,26 @@ def prepared(raw, rule):
 
 def fashion(name, model, folder, count, evaluated):
     with np.load(DEMO / "calibration.npz") as arrays:
-        calibration = arrays["image"][:count]
+        calibration = {"image": arrays["image"][:count]}
     with np.load(DEMO / "evaluation.npz") as arrays:
-        images, labels = arrays["image"][:evaluated], arrays["labels"][:evaluated]
-    content = onnx.load(model)
+        evaluation = {key: arrays[key][:evaluated] for key in ("image", "labels")}
+    tests = evaluation
+    if FASHION.is_dir():  # all 10,000: differences between tools are a few in a thousand
+        parts = (
+            ("image", "t10k-images-idx3-ubyte.gz", (-1, 1, 28, 28)),
+            ("labels", "t10k-labels-idx1-ubyte.gz", (-1,)),
+        )
+        tests = {key: _idx(FASHION / file).reshape(shape)[: 5 * evaluated] for key, file, shape in parts}
     pixels = {"image": {"scale": 1 / 255}}
-    return _entry(name, content, {"image": calibration}, {"image": images, "labels": labels}, pixels, folder, scores.classes)
+    return _entry(
+        name, onnx.load(model), calibration, evaluation, pixels, folder, scores.classes, tests=tests, batch=100
+    )
+
+
+def _idx(path):
+    """The bytes of a gzipped IDX file behind its header, whose length its rank tells."""
+    content = gzip.decompress(path.read_bytes())
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * content[3])
 
 
 def demo(folder, count=512, evaluated=2000):
@@ -97,11 +130,12 @@ def mobilenet(folder, count=512, evaluated=2000):
     return fashion("MobileNetV3", OWN / "fashion_mobilenet.onnx", folder, count, evaluated)
 
 
-def detector(folder, count=128, evaluated=128):
-    calibration, evaluation = draw.scenes(count, CALIBRATION_SEED), draw.scenes(evaluated, EVALUATION_SEED)
-    model = raised(ddddocr("common_det.onnx"), {"images": (1, 3, 416, 416)})
-    raw = {"images": {"scale": 1.0}}
-    return _entry("YOLOX detector", model, {"images": calibration}, {"images": evaluation}, raw, folder, scores.boxes)
+def detector(folder, count=128, evaluated=128, side=draw.SIDE):
+    model = raised(ddddocr("common_det.onnx"), {"images": (1, 3, side, side)})
+    parts = (draw.scenes(count, CALIBRATION_SEED), draw.scenes(evaluated, EVALUATION_SEED))
+    calibration, evaluation = ({"images": scenes[:, :, :side, :side]} for scenes in parts)
+    rules = {"images": {"scale": 1.0}}
+    return _entry(f"YOLOX detector {side}x{side}", model, calibration, evaluation, rules, folder, scores.boxes)
 
 
 def reader(folder, count=128, evaluated=256):
@@ -114,14 +148,19 @@ def reader(folder, count=128, evaluated=256):
 ENTRIES = {"demo": demo, "mobilenet": mobilenet, "detector": detector, "reader": reader}
 
 
-def _entry(name, model, calibration, evaluation, preprocess, folder, score):
+def _entry(name, model, calibration, evaluation, preprocess, folder, score, *, tests=None, batch=1):
     folder.mkdir(parents=True)
     onnx.save(model, folder / "float.onnx")
-    np.savez(folder / "calibration.npz", **calibration)
-    np.savez(folder / "prepared.npz", **{key: prepared(values, preprocess[key]) for key, values in calibration.items()})
-    np.savez(folder / "evaluation.npz", **evaluation)
-    files = [folder / f"{stem}.{kind}" for stem, kind in (("float", "onnx"), ("calibration", "npz"), ("prepared", "npz"), ("evaluation", "npz"))]
-    return Entry(name, *files, preprocess, len(next(iter(calibration.values()))), score)
+    archives = {
+        "calibration": calibration,
+        "prepared": {key: prepared(values, preprocess[key]) for key, values in calibration.items()},
+        "evaluation": evaluation,
+        "tests": evaluation if tests is None else tests,
+    }
+    for stem, arrays in archives.items():
+        np.savez(folder / f"{stem}.npz", **arrays)
+    files = [folder / f"{stem}.npz" for stem in archives]
+    return Entry(name, folder / "float.onnx", *files, preprocess, len(next(iter(calibration.values()))), score, batch)
 
 
 def ddddocr(member):
@@ -157,12 +196,3 @@ def raised(model, shapes):
 def _run(model, feeds):
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     return session.run(None, feeds)
-
-
-def outputs(model, feeds):
-    """The first output for each feed, computed as written: Q/DQ in float arithmetic, as TensorRT's kernels round."""
-    settings = ort.SessionOptions()
-    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    settings.log_severity_level = 3
-    session = ort.InferenceSession(str(model), settings, providers=["CPUExecutionProvider"])
-    return [session.run(None, feed)[0] for feed in feeds]

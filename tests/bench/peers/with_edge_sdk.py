@@ -8,6 +8,7 @@ import metered
 def quantise(request):
     from edge_sdk.engines import ort
     from edge_sdk.host.calibrate import choose, collect, data
+    from edge_sdk.host.calibrate.samples import Classes
     from edge_sdk.host.graph import clean, model, placement, qdq
     from edge_sdk.host.judge import gate
     from edge_sdk.records.bundle import Preprocess
@@ -17,7 +18,8 @@ def quantise(request):
 
     def call():
         read = model.read_model(Path(request["model"]))
-        samples = data.open_data(Path(request["raw"]), read.inputs, preprocess=rules, use_labels=False)
+        unused = Classes(is_used=False)
+        samples = data.open_data(Path(request["raw"]), read.inputs, preprocess=rules, classes=unused)
         probe = {name: values[:2].copy() for name, values in next(samples.batches()).feeds.items()}
         graph = clean.cleaned(read, probe)
         placed = placement.placement_from_model(graph)

@@ -1,4 +1,6 @@
-"""AMD Quark's ONNX quantiser, with the ready configuration in `method`."""
+"""AMD Quark's ONNX quantiser with its ready configuration `method`, its biases in float after `+float-bias`."""
+
+import copy
 
 import metered
 
@@ -15,9 +17,12 @@ def quantise(request):
             return next(self.feeds, None)
 
     arrays = metered.samples(request)
-    config = QConfig.get_default_config(request["method"])
+    name, _, biases = request["method"].partition("+")
+    config = copy.deepcopy(QConfig.get_default_config(name))
     if not isinstance(config, (Config, QConfig)):
         config = Config(global_quant_config=config)
+    if biases:
+        config.global_quant_config.extra_options["QuantizeBias"] = False
     quantiser = ModelQuantizer(config)
 
     def call():
