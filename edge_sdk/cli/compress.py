@@ -169,5 +169,6 @@ COMMAND = Command(
     run,
     "  edge-sdk compress training.py:network --data train.npz --evaluate test.npz --preprocess preprocess.toml \\\n"
     "      --prune 0.3 --steps 300 --compare -o smaller.onnx\n"
-    "  edge-sdk build smaller.onnx -o smaller.edge --calibration train.npz --evaluate test.npz",
+    "  edge-sdk build smaller.onnx -o smaller.edge --calibration train.npz --evaluate test.npz \\\n"
+    "      --preprocess preprocess.toml",
 )
