@@ -11,6 +11,7 @@ from edge_sdk import errors
 from edge_sdk.cli import settings_file, show
 from edge_sdk.cli.command import Command
 from edge_sdk.host import builder
+from edge_sdk.host.judge import metrics
 from edge_sdk.host.pack.result import BuildResult
 from edge_sdk.numerics import thresholds
 from edge_sdk.records.bundle import Preprocess
@@ -28,9 +29,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--evaluate", required=True, metavar="DATA", help="what both models are judged on, with labels for top-1"
     )
     parser.add_argument("--max-drop", type=float, default=0.5, help="points INT8 may lose (default %(default)s)")
+    parser.add_argument(
+        "--metric",
+        default=metrics.AUTO,
+        metavar="NAME",
+        help=f"{', '.join(metrics.TITLES)}, some as NAME@THRESHOLD, or module:function (default: what the data allows)",
+    )
     methods = ["auto", *thresholds.METHODS]
     parser.add_argument("--method", default="auto", help=f"{', '.join(methods)} (default: least measured error)")
-    parser.add_argument("--precision", default="auto", help=f"{', '.join(builder.PRECISIONS)} (default %(default)s)")
+    parser.add_argument(
+        "--precision",
+        default="auto",
+        help=f"{', '.join(builder.PRECISIONS)}; auto falls to fp16 where INT8 misses the budget, int8 refuses "
+        "(default %(default)s)",
+    )
     parser.add_argument("--preprocess", type=Path, metavar="FILE.toml", help="scale, mean, std of each input")
     parser.add_argument("--classes", type=Path, metavar="FILE.json", help="list of class names in the model's order")
     parser.add_argument("--name", help="of the model in the bundle (default: from the file)")
@@ -57,6 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
         calibration=arguments.calibration,
         evaluation=arguments.evaluate,
         max_drop=arguments.max_drop,
+        metric=arguments.metric,
         method=arguments.method,
         precision=arguments.precision,
         preprocess=read_preprocess(arguments.preprocess) if arguments.preprocess else None,
@@ -110,12 +123,16 @@ def result_text(built: BuildResult) -> str:
     compiler = built.compiler
     if compiler.ok:
         words = f"{compiler.name} {compiler.version} takes it: {compiler.engine_bytes:,} bytes"
+    elif built.precision != "int8":
+        words = "not asked, there is no INT8 graph"
     else:
         words = "none at hand, not compiled (pip install 'edge_sdk[rtx]' checks without a GPU)"
     rows = {
-        "precision": f"{built.precision}, ranges by {built.method} of {built.calibration_samples} samples",
-        built.metric: f"float {built.float_value:.2%}, bundle {built.int8_value:.2%}: {built.drop:+.2f} points lost, "
-        f"{built.max_drop:g} allowed ({built.samples} samples)",
+        "precision": f"{built.precision}, ranges by {built.method} of {built.calibration_samples} samples"
+        if built.precision == "int8"
+        else built.precision,
+        built.metric: f"float {built.float_value:.2%}, bundle {built.int8_value:.2%}: {built.drop:+.2f} points lost"
+        f"{_interval_text(built)}, {built.max_drop:g} allowed ({built.samples} samples)",
         "output SQNR": ", ".join(f"{name} {value:.1f} dB" for name, value in built.sqnr_db.items()),
         "INT8 arithmetic": f"{built.int8_compute_ratio:.1%} of the multiply-accumulates",
         "compiler": words,
@@ -126,11 +143,17 @@ def result_text(built: BuildResult) -> str:
     if built.agreement != built.int8_value:
         rows["agreement"] = f"{built.agreement:.2%} of the samples get the same answer"
     lines = [f"built {built.bundle}", *(f"  {name:<16} {text}" for name, text in rows.items())]
+    if built.reason:
+        lines.append(f"  why              {built.reason}")
     lines += [f"  in float         {entry.node}: {entry.reason}" for entry in built.pinned]
     for source, skipped in built.skipped.items():
         lines += [f"  left out         {name} ({source}): {reason}" for name, reason in skipped.items()]
     lines += [f"  compiler says    {message}" for message in compiler.messages[:_MESSAGES_SHOWN] if compiler.ok]
     return "\n".join(lines)
+
+
+def _interval_text(built: BuildResult) -> str:
+    return "" if built.drop_low is None else f" ({built.drop_low:+.2f} to {built.drop_high:+.2f})"
 
 
 def _is_scalar(key: str, value: object) -> bool:

@@ -10,7 +10,7 @@ from edge_sdk.cli.command import Command
 from edge_sdk.engines import bundled, registry
 from edge_sdk.engines.protocol import Tensors
 from edge_sdk.host.calibrate import inputs
-from edge_sdk.host.judge import gate
+from edge_sdk.host.judge import pairs
 from edge_sdk.host.pack import golden
 from edge_sdk.numerics import scores
 from edge_sdk.wire import bundles
@@ -75,7 +75,7 @@ def summarized(checked: bundles.Bundle, answer: Answer, top: int) -> dict[str, A
     """Gives the top classes of a classifier's answer, or the shapes of any other's."""
     manifest = checked.manifest
     shapes = {name: list(values.shape) for name, values in answer.outputs.items()}
-    if gate.class_count(manifest.outputs) is None:
+    if pairs.class_count(manifest.outputs) is None:
         return {"input": answer.name, "outputs": shapes}
     ranked = scores.top_classes(answer.outputs[manifest.outputs[0].name], top)
     named = [

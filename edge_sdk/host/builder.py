@@ -5,26 +5,26 @@ found in the first two, and nothing is on disk before the last.
 """
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from edge_sdk import clock, errors
 from edge_sdk.engines import compilers, ort
 from edge_sdk.engines.protocol import Tensors
-from edge_sdk.host import figures
+from edge_sdk.host import figures, gating, quantizing, rescue
 from edge_sdk.host.calibrate import choose, collect, samples
 from edge_sdk.host.calibrate import data as datasets
 from edge_sdk.host.graph import clean, macs, placement, qdq
 from edge_sdk.host.graph import model as models
-from edge_sdk.host.job import Check, Graph, Int8, Job, Judged, Opened, Progress, Scan, Stages
-from edge_sdk.host.judge import gate
+from edge_sdk.host.job import Check, Graph, Int8, Job, Opened, Progress, Scan, Stages
+from edge_sdk.host.judge import gate, metrics, pairs
 from edge_sdk.host.pack import bundle as packing
-from edge_sdk.host.pack import golden, result
+from edge_sdk.host.pack import result
 from edge_sdk.host.pack.result import BuildResult
 from edge_sdk.records.bundle import Preprocess, Range
 from edge_sdk.wire import bundles
 
-PRECISIONS = ("auto", "int8", "float")
+PRECISIONS = ("auto", "int8", "fp16", "float")
 
 MIN_SAMPLES = 32
 """Fewer calibration samples than this have not shown a network's usual range yet."""
@@ -39,6 +39,7 @@ def build_bundle(
     calibration: datasets.DataSpec,
     evaluation: datasets.DataSpec,
     max_drop: float = 0.5,
+    metric: str = metrics.AUTO,
     method: str = choose.AUTO,
     precision: str = "auto",
     preprocess: Mapping[str, Preprocess] | None = None,
@@ -61,8 +62,10 @@ def build_bundle(
         calibration: what the ranges are taken from; see `datasets.DataSpec`. Labels are not used.
         evaluation: what both models are judged on; must not share samples with `calibration`.
         max_drop: points of the metric that INT8 may lose.
+        metric: a key of `metrics.TITLES`, some as ``name@threshold``, ``module:function``, or ``auto``.
         method: ``max``, ``percentile``, ``mse``, ``entropy``, or ``auto`` for the one with the least measured error.
-        precision: ``int8``, ``float``, or ``auto``: INT8 where any layer can have it.
+        precision: ``int8``, ``fp16`` (the float model, which TensorRT compiles in FP16), ``float``, or ``auto``: INT8
+            where it keeps the budget, if need be with the most sensitive layers in float, else FP16.
         preprocess: by input name, how raw values become what the network takes; none means they go in as they are.
         classes: names of the classes in the model's order.
         name: of the model in the bundle; by default from the file's name.
@@ -76,7 +79,7 @@ def build_bundle(
         ticks: clock for the seconds.
 
     Raises:
-        GateError: INT8 lost more than `max_drop`; nothing was written.
+        GateError: ``precision`` is ``int8``, and INT8 lost more than `max_drop`; nothing was written.
         UsageError: the model, the data or an argument can't be used; nothing was written.
         EngineError: NVIDIA's compiler refused the INT8 graph; nothing was written.
     """
@@ -86,6 +89,7 @@ def build_bundle(
         calibration=calibration,
         evaluation=evaluation,
         max_drop=max_drop,
+        metric=metric,
         method=method,
         precision=precision,
         preprocess=dict(preprocess or {}),
@@ -103,10 +107,13 @@ def build_bundle(
     data = _opened(job)
     scan = _scanned(job, data)
     graph = _folded(job, data, scan)
-    int8 = _quantized(job, data, scan, graph) if _is_int8_wanted(job, graph) else None
-    judged = _judged(job, data, scan, graph, int8)
-    bundle, found = figures.packed(job, data, graph, int8, judged)
-    compiler = int8.compiler if int8 else compilers.ABSENT.report
+    gatekeeper = gating.Gate(job, data, scan, graph)
+    if _is_int8_wanted(job, graph):
+        judged = rescue.judged(gatekeeper, _quantized(job, data, scan, graph))
+    else:
+        judged = rescue.judged(gatekeeper, None)
+    bundle, found = figures.packed(job, data, graph, judged)
+    compiler = judged.int8.compiler if judged.int8 else compilers.ABSENT.report
     return result.result_from_report(found, bundle, compiler=compiler, seconds=job.stages.seconds)
 
 
@@ -116,6 +123,7 @@ def _check_job(job: Job) -> None:
         raise errors.UsageError(f"no precision {job.precision!r}; known: {', '.join(PRECISIONS)}")
     if not job.max_drop >= 0:
         raise errors.UsageError(f"max_drop is {job.max_drop}; expected 0 or more, in points of the metric")
+    metrics.check_metric(job.metric)
     choose.check_method(job.method)
     packing.check_names(job.name, job.version)
     bundles.check_target(job.target, replace=job.force)
@@ -125,13 +133,15 @@ def _opened(job: Job) -> Opened:
     with job.stages("read"):
         model = models.read_model(job.model)
         samples.check_preprocess(job.preprocess, model.inputs)
-        count = gate.class_count(model.outputs)
+        count = pairs.class_count(model.outputs)
         if job.classes and len(job.classes) != count:
             raise errors.UsageError(f"{len(job.classes)} class names were given, the model gives {count} classes")
         opened = functools.partial(datasets.open_data, inputs=model.inputs, preprocess=job.preprocess)
         calibration = opened(job.calibration, classes=samples.Classes(is_used=False))
         evaluation = opened(job.evaluation, classes=samples.Classes(count, job.classes))
-        gate.check_labels(model.outputs, is_labelled=evaluation.is_labelled)
+        if not metrics.takes_labels(job.metric, model.outputs):
+            gate.check_labels(model.outputs, is_labelled=evaluation.is_labelled)
+        metrics.chosen(job.metric, model.outputs, is_labelled=evaluation.is_labelled)
     return Opened(model, calibration, evaluation)
 
 
@@ -158,7 +168,7 @@ def _is_int8_wanted(job: Job, graph: Graph) -> bool:
     if job.precision == "int8" and not graph.placed.weights:
         reasons = "; ".join(f"{entry.node}: {entry.reason}" for entry in graph.placed.pinned[:3])
         raise errors.ModelError(f"no layer of {job.model} can run in INT8 ({reasons}); build with --precision float")
-    return job.precision != "float" and bool(graph.placed.weights)
+    return job.precision in ("auto", "int8") and bool(graph.placed.weights)
 
 
 def _quantized(job: Job, data: Opened, scan: Scan, graph: Graph) -> Int8:
@@ -168,25 +178,11 @@ def _quantized(job: Job, data: Opened, scan: Scan, graph: Graph) -> Int8:
         references = [(feeds, run_float(feeds)) for feeds in collected.held_feeds]
 
         def sqnr_of(ranges: Mapping[str, Range]) -> float:
-            content = _int8_model(graph, ranges).to_bytes()
+            content = quantizing.variant_bytes(graph.model, graph.placed, ranges)
             return gate.worst_sqnr_db(ort.runner_from_model(content), references, graph.model.outputs)
 
         choice = choose.chosen(collected, job.method, sqnr_of)
-    with job.stages("place"):
-        model = _int8_model(graph, choice.ranges)
-        content = model.to_bytes()
-    with job.stages("compile"):
-        compiler = job.check(content)
-        if compiler.ok is False:
-            words = "\n  ".join(compiler.messages) or "(it gave no reason)"
-            raise errors.EngineError(
-                f"{compiler.name} {compiler.version} refused the INT8 graph; nothing was written:\n  {words}"
-            )
-    return Int8(model, content, choice, collected, compiler)
-
-
-def _int8_model(graph: Graph, ranges: Mapping[str, Range]) -> models.Model:
-    return qdq.quantized_model(graph.model, graph.placed, {name: found.scale for name, found in ranges.items()})
+    return quantizing.int8_from_choice(job, graph.model, graph.placed, choice, collected)
 
 
 def _collected(job: Job, data: Opened, scan: Scan, graph: Graph) -> collect.Collected:
@@ -208,33 +204,3 @@ def _collected(job: Job, data: Opened, scan: Scan, graph: Graph) -> collect.Coll
             "see a network's usual range: give more, or allow fewer with --min-samples"
         )
     return collected
-
-
-def _judged(job: Job, data: Opened, scan: Scan, graph: Graph, int8: Int8 | None) -> Judged:
-    run_float = ort.runner_from_model(graph.model.to_bytes())
-    run_int8 = ort.runner_from_model(int8.content) if int8 else run_float
-    picks = golden.Picks(len(scan.digests), job.seed)
-    with job.stages("gate"):
-        judgement = gate.judged(
-            run_float,
-            run_int8,
-            _watched(data.evaluation.batches(), picks),
-            outputs=graph.model.outputs,
-            max_drop=job.max_drop,
-            on_samples=job.stages.counter("gate", len(scan.digests)),
-        )
-    verdict = judgement.verdict
-    if not verdict.passed:
-        raise errors.GateError(
-            f"INT8 has {verdict.metric} {verdict.int8_score.value:.2%}, float {verdict.float_score.value:.2%} on "
-            f"{verdict.samples} samples: {verdict.drop:.2f} points lost, {verdict.max_drop:g} allowed; nothing was "
-            "written. Give calibration data closer to what the model sees in use, another --method, a larger "
-            "--max-drop, or --precision float"
-        )
-    return Judged(judgement, picks.arrays(run_float, run_int8 if int8 else None))
-
-
-def _watched(batches: Iterable[samples.Batch], picks: golden.Picks) -> Iterator[gate.Evaluated]:
-    for batch in batches:
-        picks.look(batch.first, batch.raw, batch.feeds)
-        yield batch.feeds, batch.labels

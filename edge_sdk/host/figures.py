@@ -4,28 +4,26 @@ from edge_sdk import __version__
 from edge_sdk.engines import compilers
 from edge_sdk.host.graph import macs
 from edge_sdk.host.job import Graph, Int8, Job, Judged, Opened
-from edge_sdk.host.judge import gate
 from edge_sdk.host.pack import bundle as packing
 from edge_sdk.host.pack import report
-from edge_sdk.records.bundle import Calibration
+from edge_sdk.records.bundle import Calibration, Range
 from edge_sdk.wire import bundles
 
 NO_RANGES = "none"
 
 
-def packed(
-    job: Job, data: Opened, graph: Graph, int8: Int8 | None, judged: Judged
-) -> tuple[bundles.Bundle, report.Report]:
+def packed(job: Job, data: Opened, graph: Graph, judged: Judged) -> tuple[bundles.Bundle, report.Report]:
     """Writes the bundle and gives it with its report; see `pack.bundle.packed` for what it raises."""
     with job.stages("pack"):
-        figures = _report(job, data, graph, int8, judged.judgement)
+        figures = _report(job, data, graph, judged)
+        int8 = judged.int8
         calibration = Calibration(
             method=figures.method,
             count=figures.calibration_samples,
             skipped=dict(data.calibration.skipped),
             samples=int8.collected.digests if int8 else (),
             preprocess=packing.preprocess_digest(job.preprocess),
-            ranges=int8.choice.ranges if int8 else {},
+            ranges=_ranges(int8) if int8 else {},
         )
         artefacts = packing.Artefacts(
             float_model=graph.model.to_bytes(),
@@ -41,28 +39,38 @@ def packed(
         return packing.packed(job.target, artefacts, replace=job.force), figures
 
 
-def _report(job: Job, data: Opened, graph: Graph, int8: Int8 | None, judgement: gate.Judgement) -> report.Report:
+def _report(job: Job, data: Opened, graph: Graph, judged: Judged) -> report.Report:
+    int8 = judged.int8
     words = int8.compiler if int8 else compilers.ABSENT.report
-    int8_nodes = graph.placed.nodes if int8 else frozenset()
+    placed = int8.placed if int8 else graph.placed
+    int8_nodes = placed.nodes if int8 else frozenset()
     return report.Report(
         name=job.name,
         version=job.version,
-        precision="int8" if int8 else "float",
+        precision=judged.precision,
         method=int8.choice.method if int8 else NO_RANGES,
         method_sqnr_db=int8.choice.sqnr_db if int8 else {},
         seed=job.seed,
         inputs=graph.model.inputs,
         outputs=graph.model.outputs,
-        verdict=judgement.verdict,
-        output_errors={name: report.OutputFigures(*error) for name, error in judgement.outputs.items()},
+        verdict=judged.judgement.verdict,
+        output_errors={name: report.OutputFigures(*error) for name, error in judged.judgement.outputs.items()},
         calibration_samples=len(int8.collected.digests) if int8 else 0,
         skipped={"calibration": dict(data.calibration.skipped), "evaluation": dict(data.evaluation.skipped)},
-        pinned=graph.placed.pinned,
+        pinned=placed.pinned,
         int8_nodes=len(int8_nodes),
         int8_compute_ratio=macs.int8_compute_ratio(graph.macs, int8_nodes),
         float_bytes=len(graph.model.to_bytes()),
         int8_bytes=len(int8.content) if int8 else 0,
         compiler=report.CompilerWords(words.name, words.version, words.ok, words.messages),
-        tensors=report.tensors_from_ranges(int8.choice.ranges, int8.collected.histograms()) if int8 else {},
+        tensors=report.tensors_from_ranges(_ranges(int8), int8.collected.histograms()) if int8 else {},
         environment=report.environment(__version__),
+        reason=judged.reason,
+        refused=judged.refused.verdict if judged.refused else None,
+        sensitivity=tuple(report.Sensitivity(one.node, one.sqnr_db) for one in judged.ranking),
     )
+
+
+def _ranges(int8: Int8) -> dict[str, Range]:
+    """Gives the ranges that the model in the bundle holds."""
+    return {name: int8.choice.ranges[name] for name in int8.placed.tensors}

@@ -11,7 +11,7 @@ from edge_sdk.host.calibrate import choose, collect, samples
 from edge_sdk.host.calibrate import data as datasets
 from edge_sdk.host.graph import model as models
 from edge_sdk.host.graph import placement
-from edge_sdk.host.judge import gate
+from edge_sdk.host.judge import gate, sensitivity
 from edge_sdk.records.bundle import CompilerReport, Preprocess
 
 Progress = Callable[[str, int, int], None]
@@ -55,6 +55,7 @@ class Job(NamedTuple):
     calibration: datasets.DataSpec
     evaluation: datasets.DataSpec
     max_drop: float
+    metric: str
     method: str
     precision: str
     preprocess: dict[str, Preprocess]
@@ -93,17 +94,42 @@ class Graph(NamedTuple):
 
 
 class Int8(NamedTuple):
-    """The INT8 model and how it came about."""
+    """An INT8 model and how it came about.
 
-    model: models.Model
+    Attributes:
+        base: the float model that Q/DQ was written into.
+        content: the INT8 model, serialised.
+        placed: what is in INT8 and what is not.
+        choice: the ranges; of some tensors that are not quantised any more, too.
+        collected: histograms of the calibration data.
+        compiler: what NVIDIA's compiler said.
+    """
+
+    base: models.Model
     content: bytes
+    placed: placement.Placement
     choice: choose.Choice
     collected: collect.Collected
     compiler: CompilerReport
 
 
 class Judged(NamedTuple):
-    """The gate's answer, and the arrays of golden.npz."""
+    """What goes into the bundle, and why.
 
+    Attributes:
+        precision: ``int8``, ``fp16`` or ``float``.
+        int8: the INT8 model in the bundle; None for the other precisions.
+        judgement: of the model in the bundle.
+        refused: of the plain INT8 model, where something else is in the bundle or layers had to go back to float.
+        reason: why the bundle is not plain INT8; empty where it is.
+        ranking: the layers by what INT8 does to the outputs, the most harmful first; empty if nothing made it needed.
+        golden: the arrays of golden.npz.
+    """
+
+    precision: str
+    int8: Int8 | None
     judgement: gate.Judgement
+    refused: gate.Judgement | None
+    reason: str
+    ranking: tuple[sensitivity.Sensitivity, ...]
     golden: Tensors

@@ -71,7 +71,10 @@ class Score(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Verdict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The accuracy gate's answer. `drop` and `max_drop` are in points (hundredths of the metric's scale)."""
+    """The accuracy gate's answer. `drop` and `max_drop` are in points (hundredths of the metric's scale).
+
+    `drop_low` and `drop_high` are the 95 % interval of the drop, None in a bundle of before they were measured.
+    """
 
     metric: str
     samples: int
@@ -81,6 +84,8 @@ class Verdict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     drop: float
     max_drop: float
     passed: bool
+    drop_low: float | None = None
+    drop_high: float | None = None
 
 
 class Pinned(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

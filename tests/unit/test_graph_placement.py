@@ -20,8 +20,8 @@ def prepared(tmp_path, model):
     return clean.cleaned(read, probe), probe
 
 
-def quantised(model, probe, **options):
-    placed = placement.placement_from_model(model, **options)
+def quantised(model, probe, pinned=()):
+    placed = placement.placement_from_model(model).without(pinned)
     seen = ort.runner_from_model(qdq.with_outputs(model, placed.tensors))(probe) | probe
     scales = {name: float(np.abs(seen[name]).max()) / 127 for name in placed.tensors}
     return placed, qdq.quantized_model(model, placed, scales)

@@ -182,7 +182,7 @@ def test_a_model_that_misses_its_budget_is_not_packed_and_both_numbers_are_told(
     # Ranges from pictures a hundred times too dark clip everything that the evaluation shows.
     np.savez(work / "calibration.npz", image=hg.pixels(80, 1) // 100)
     refused(work, errors.GateError, r"INT8 has top-1 \d+\.\d\d%, float 100.00%", "200 samples", "0.5 allowed",
-            "nothing was written", "--max-drop", max_drop=0.5, method="max")  # fmt: skip
+            "nothing was written", "--max-drop", max_drop=0.5, method="max", precision="int8")  # fmt: skip
 
 
 def test_the_compiler_s_refusal_fails_the_build_in_its_own_words(work):
@@ -218,7 +218,7 @@ def test_unreadable_pictures_are_left_out_counted_and_named(work):
 @pytest.mark.parametrize(
     ("kind", "options", "words"),
     [
-        (errors.UsageError, {"precision": "int4"}, ("int4", "auto, int8, float")),
+        (errors.UsageError, {"precision": "int4"}, ("int4", "auto, int8, fp16, float")),
         (errors.UsageError, {"method": "magic"}, ("magic", "entropy")),
         (errors.UsageError, {"max_drop": -1}, ("max_drop",)),
         (errors.UsageError, {"max_drop": float("nan")}, ("max_drop",)),

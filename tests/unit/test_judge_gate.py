@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edge_sdk import errors
-from edge_sdk.host.judge import gate
+from edge_sdk.host.judge import gate, metrics, pairs
 from edge_sdk.records.tensors import TensorSpec
 
 CLASSES = (TensorSpec("logits", "float32", (None, 4)),)
@@ -29,6 +29,7 @@ def judged(wanted, given, labels=None, *, outputs=CLASSES, max_drop=0.5, size=16
         lambda feeds: {name: given[feeds["index"]]},
         batches(),
         outputs=outputs,
+        metric=metrics.chosen("auto", outputs, is_labelled=labels is not None),
         max_drop=max_drop,
     )
 
@@ -119,7 +120,7 @@ def test_outputs_whose_shape_depends_on_the_values_are_refused():
      ((None, None), "float32", None), ((None, 10, 4), "float32", None), ((None, 10), "int64", None), ((3,), "float32", None)],
 )  # fmt: skip
 def test_the_number_of_classes_comes_from_the_first_output(shape, dtype, count):
-    assert gate.class_count((TensorSpec("y", dtype, shape),)) == count
+    assert pairs.class_count((TensorSpec("y", dtype, shape),)) == count
 
 
 def test_labels_need_classes():

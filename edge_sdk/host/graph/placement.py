@@ -18,7 +18,7 @@ The first convolution, with 1 or 3 channels of an image, is the exception from R
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 import onnx
@@ -41,11 +41,12 @@ class WeightUse(NamedTuple):
 
 
 class ActivationUse(NamedTuple):
-    """An activation that gets Q/DQ on its way into one input of one node."""
+    """An activation that gets Q/DQ on its way into one input of one node, for the sake of the INT8 layer `layer`."""
 
     tensor: str
     node: str
     slot: int
+    layer: str
 
 
 class Placement(NamedTuple):
@@ -71,17 +72,26 @@ class Placement(NamedTuple):
         """Gives the weighted nodes that run in INT8."""
         return frozenset(use.node for use in self.weights)
 
+    def only(self, nodes: Collection[str]) -> "Placement":
+        """Gives the placement with nothing but these weighted nodes in INT8."""
+        weights = tuple(use for use in self.weights if use.node in nodes)
+        return self._replace(weights=weights, activations=tuple(u for u in self.activations if u.layer in nodes))
 
-def placement_from_model(model: models.Model, *, pinned: Iterable[Pinned] = ()) -> Placement:
-    """Gives the placement for a cleaned model; `pinned` nodes are left in float whatever the rules say."""
+    def without(self, pinned: Iterable[Pinned]) -> "Placement":
+        """Gives the placement with these weighted nodes in float too; no new activation needs calibration for it."""
+        more = tuple(pinned)
+        return self.only(self.nodes - {entry.node for entry in more})._replace(pinned=self.pinned + more)
+
+
+def placement_from_model(model: models.Model) -> Placement:
+    """Gives the placement for a cleaned model."""
     wiring = Wiring(model.proto.graph)
-    reasons = {entry.node: entry.reason for entry in pinned}
     weights: list[WeightUse] = []
     floats: list[Pinned] = []
     for node in wiring.graph.node:
         if node.op_type not in models.WEIGHTED:
             continue
-        reason = reasons.get(node.name) or _reason_for_float(node, wiring)
+        reason = _reason_for_float(node, wiring)
         if reason:
             floats.append(Pinned(node.name, reason))
         else:
@@ -90,8 +100,8 @@ def placement_from_model(model: models.Model, *, pinned: Iterable[Pinned] = ()) 
     activations: list[ActivationUse] = []
     for node in wiring.graph.node:
         if node.name in quantized:
-            activations.append(ActivationUse(node.input[0], node.name, 0))
-        elif node.op_type == "Add" and node.name not in reasons:
+            activations.append(ActivationUse(node.input[0], node.name, 0, node.name))
+        elif node.op_type == "Add":
             activations.extend(_skip_use(node, wiring, quantized))
     return Placement(tuple(weights), tuple(activations), tuple(floats))
 
@@ -174,7 +184,8 @@ def _skip_use(node: onnx.NodeProto, wiring: Wiring, quantized: set[str]) -> list
     if not branches:
         return []
     fused = max(branches, key=lambda index: (wiring.depth[node.input[index]], -index))
-    return [ActivationUse(node.input[1 - fused], node.name, 1 - fused)]
+    layer = wiring.producer[node.input[fused]].name
+    return [ActivationUse(node.input[1 - fused], node.name, 1 - fused, layer)]
 
 
 def _is_branch(name: str, wiring: Wiring, quantized: set[str]) -> bool:

@@ -16,10 +16,19 @@ from edge_sdk.records.tensors import TensorSpec
 
 
 class OutputFigures(msgspec.Struct, frozen=True):
-    """How far one INT8 output is from the float one on the evaluation data."""
+    """How far one INT8 output is from the float one on the evaluation data, the SQNR with its 95 % interval."""
 
     sqnr_db: float
     cosine: float
+    sqnr_low_db: float
+    sqnr_high_db: float
+
+
+class Sensitivity(msgspec.Struct, frozen=True):
+    """One layer alone in INT8: signal to noise of the outputs on calibration samples."""
+
+    node: str
+    sqnr_db: float
 
 
 class CompilerWords(msgspec.Struct, frozen=True):
@@ -64,6 +73,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         compiler: NVIDIA's.
         tensors: by name, in graph order.
         environment: versions of what took part.
+        reason: why the bundle is not plain INT8; empty where it is.
+        refused: the verdict on plain INT8, where something else is in the bundle.
+        sensitivity: the layers, the most harmful first; empty where plain INT8 kept the budget.
     """
 
     name: str
@@ -86,6 +98,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     compiler: CompilerWords
     tensors: dict[str, Tensor]
     environment: dict[str, str]
+    reason: str = ""
+    refused: Verdict | None = None
+    sensitivity: tuple[Sensitivity, ...] = ()
 
 
 def report_bytes(report: Report) -> bytes:

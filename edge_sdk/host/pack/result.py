@@ -16,15 +16,18 @@ class BuildResult(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         bundle: the folder.
         digest: SHA-256 of its manifest; the same inputs, seed and versions give the same one.
-        precision: ``int8`` or ``float``.
+        precision: ``int8``, ``fp16`` or ``float``.
+        reason: why it is not plain INT8; empty where it is.
         method: of calibration.
         samples: evaluation samples behind the figures.
         calibration_samples: samples behind the ranges.
         skipped: unreadable files and why, by data set.
-        metric: ``top-1``, ``agreement`` or ``signal share``.
+        metric: as `edge_sdk.host.judge.metrics.TITLES` names it, or the user's function.
         float_value: of the float model, 0 to 1.
         int8_value: of the model in the bundle, 0 to 1.
         drop: in points (hundredths).
+        drop_low: lower end of its 95 % interval.
+        drop_high: upper end of it.
         max_drop: in points.
         passed: the gate's answer.
         agreement: share of samples with the same largest output.
@@ -39,6 +42,7 @@ class BuildResult(msgspec.Struct, frozen=True, kw_only=True):
     bundle: str
     digest: str
     precision: str
+    reason: str
     method: str
     samples: int
     calibration_samples: int
@@ -47,6 +51,8 @@ class BuildResult(msgspec.Struct, frozen=True, kw_only=True):
     float_value: float
     int8_value: float
     drop: float
+    drop_low: float | None
+    drop_high: float | None
     max_drop: float
     passed: bool
     agreement: float
@@ -67,6 +73,7 @@ def result_from_report(
         bundle=str(bundle.path),
         digest=bundle.digest,
         precision=figures.precision,
+        reason=figures.reason,
         method=figures.method,
         samples=verdict.samples,
         calibration_samples=figures.calibration_samples,
@@ -75,6 +82,8 @@ def result_from_report(
         float_value=verdict.float_score.value,
         int8_value=verdict.int8_score.value,
         drop=verdict.drop,
+        drop_low=verdict.drop_low,
+        drop_high=verdict.drop_high,
         max_drop=verdict.max_drop,
         passed=verdict.passed,
         agreement=verdict.agreement.value,
