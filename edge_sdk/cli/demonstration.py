@@ -3,6 +3,7 @@
 import argparse
 import shutil
 import sys
+import textwrap
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,12 +68,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         show.print_json(summary)
     else:
-        print(summary_text(summary))
+        print(summary_text(summary, width=shutil.get_terminal_size().columns))
     return 0 if summary["samples_lost"] == 0 and summary["served_top1"] == summary["int8_top1"] else 1
 
 
-def summary_text(summary: dict[str, Any]) -> str:
-    """Gives the closing summary for people."""
+def summary_text(summary: dict[str, Any], *, width: int = 80) -> str:
+    """Gives the closing summary for people, in lines of at most `width` letters."""
     compiler = summary["compiler"]
     power = summary["power"]
     rows = {
@@ -94,7 +95,10 @@ def summary_text(summary: dict[str, Any]) -> str:
         "database": summary["files"]["telemetry.db"],
         "took": f"{summary['seconds']:.0f} s",
     }
-    return "\n" + "\n".join(f"  {name:<18} {text}" for name, text in rows.items())
+    return "\n" + "\n".join(
+        textwrap.fill(text, width, initial_indent=f"  {name:<18} ", subsequent_indent=" " * 21)
+        for name, text in rows.items()
+    )
 
 
 def _read_closing(file: Path) -> dict[str, Any]:
