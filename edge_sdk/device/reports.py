@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -11,6 +11,8 @@ from edge_sdk.records import metrics, telemetry
 
 _NO_SENSOR = "no sensor for it on this machine"
 _REASON_CHARS = 300
+_KEY_CHARS, _PARTS, _GAPS = 64, 32, 64
+"""Bounds of a Sample."""
 _DAY_S = 86400.0
 
 
@@ -100,7 +102,7 @@ def sample(
     """Gives the Sample of one interval.
 
     Of several readings of a metric the first with a value counts; a metric without any is None, and `missing` says
-    why.
+    why. Parts of a metric (``rails_w.VDD_IN``) are gathered in its map. A reading ``simulated`` marks the Sample.
     """
     values: dict[str, float | str | bool] = {}
     reasons = dict.fromkeys(metrics.NAMES, _NO_SENSOR)
@@ -111,7 +113,8 @@ def sample(
             reasons[reading.metric] = f"the sensor gave {reading.value}, not a finite number"
         else:
             values[reading.metric] = reading.value
-    known = {name: values[name] for name in metrics.NAMES if name in values}
+    known: dict[str, Any] = {name: values[name] for name in metrics.NAMES if name in values}
+    known |= {name: parts for name in metrics.MAPS if (parts := _parts(name, values))}
     energy_j = known.get("energy_j")
     taken = telemetry.Sample(
         v=telemetry.WIRE_VERSION,
@@ -123,10 +126,30 @@ def sample(
         interval_s=min(moment.interval_s, _DAY_S),
         oldest_seq=moment.oldest_seq,
         dropped=moment.dropped,
-        missing={name: reasons[name] for name in metrics.NAMES if name not in known},
+        simulated=values.get("simulated") is True,
+        missing=_missing(reasons, known, values),
         models=with_energy(windows, energy_j if isinstance(energy_j, float) else None),
     )
     return msgspec.structs.replace(taken, **known)
+
+
+def _parts(name: str, values: Mapping[str, float | str | bool]) -> dict[str, float]:
+    """Gives the parts of one metric by their names, at most as many as a Sample takes."""
+    found = {
+        metric.partition(".")[2][:_KEY_CHARS]: float(value)
+        for metric, value in sorted(values.items())
+        if metric.startswith(f"{name}.") and not isinstance(value, str)
+    }
+    return dict(list(found.items())[:_PARTS])
+
+
+def _missing(reasons: Mapping[str, str], known: Mapping[str, object], values: Mapping[str, object]) -> dict[str, str]:
+    """Gives why each metric, and each part of one, has no value; as many as a Sample takes."""
+    gaps = {name: reasons[name] for name in metrics.NAMES if name not in known}
+    for metric in sorted(set(reasons) - set(metrics.NAMES) - set(values)):
+        if metric.partition(".")[0] in metrics.MAPS and len(metric) <= _KEY_CHARS:
+            gaps[metric] = reasons[metric]
+    return dict(list(gaps.items())[:_GAPS])
 
 
 def with_energy(windows: Sequence[telemetry.Window], energy_j: float | None) -> tuple[telemetry.Window, ...]:

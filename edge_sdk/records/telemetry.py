@@ -18,13 +18,16 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 UnixTime = Annotated[float, msgspec.Meta(ge=0, le=32503680000)]  # year 3000
 ShortText = Annotated[str, msgspec.Meta(max_length=300)]
 Key = Annotated[str, msgspec.Meta(max_length=64)]
+Parts = Annotated[dict[Key, float], msgspec.Meta(max_length=32)]
+"""One value for each of several parts: rails, thermal zones, accelerators."""
 
 
 class Reading(msgspec.Struct, frozen=True):
     """One value of one sensor; None with a reason when it could not be read, never a sentinel, never 0.
 
     Attributes:
-        metric: name from the catalogue (records/metrics.py), unit included.
+        metric: name from the catalogue (records/metrics.py), unit included; for one part of a metric that has several,
+            a dot and the part's name follow: ``rails_w.VDD_IN``.
         value: in that unit.
         reason: why there is no value; empty when there is one.
     """
@@ -71,7 +74,8 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     """One interval of one device: flat JSON, so that any MQTT tool can use it as it is.
 
     (device, boot, seq) is unique, so gaps and duplicates can be counted. A sensor that could not be read is null
-    and its reason stands in `missing`. `oldest_seq` is the lowest sequence number of this boot that the device
+    and its reason stands in `missing`; so does a part that could not be read, under ``rails_w.VDD_IN``, while the map
+    holds the others. `simulated` says that some board was made up, not measured. `oldest_seq` is the lowest sequence number of this boot that the device
     still holds or has had receipted: what lies before it and never arrived is lost, and counted as lost.
     """
 
@@ -89,6 +93,10 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     cpu_frequency_hz: float | None = None
     gpu_utilization_ratio: float | None = None
     gpu_frequency_hz: float | None = None
+    gpu_memory_used_bytes: int | None = None
+    emc_utilization_ratio: float | None = None
+    emc_frequency_hz: float | None = None
+    dla_frequency_hz: Parts | None = None
     memory_used_bytes: int | None = None
     memory_total_bytes: int | None = None
     swap_used_bytes: int | None = None
@@ -98,10 +106,15 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     power_w: float | None = None
     power_boundary: Annotated[str, msgspec.Meta(max_length=64)] | None = None
     energy_j: float | None = None
+    rails_w: Parts | None = None
+    power_mode: Annotated[str, msgspec.Meta(max_length=64)] | None = None
     temperature_cpu_c: float | None = None
     temperature_gpu_c: float | None = None
     temperature_max_c: float | None = None
+    temperatures_c: Parts | None = None
     throttled: bool | None = None
+    throttle_events: Count | None = None
+    overcurrent_events: Count | None = None
     fan_ratio: float | None = None
     missing: Annotated[dict[Key, ShortText], msgspec.Meta(max_length=64)] = {}
     models: Annotated[tuple[Window, ...], msgspec.Meta(max_length=64)] = ()
