@@ -10,10 +10,11 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "build_bundle": "edge_sdk.host.builder:build_bundle",
     "open_engine": "edge_sdk.engines.bundled:open_engine",
+    "open_frames": "edge_sdk.device.serve.frames:open_frames",
     "watch": "edge_sdk.link.watch:watch",
 }
 
-__all__ = ["__version__", "build_bundle", "errors", "open_engine", "watch"]
+__all__ = ["__version__", "build_bundle", "errors", "open_engine", "open_frames", "watch"]
 
 
 def __getattr__(name: str) -> object:

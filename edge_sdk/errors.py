@@ -10,7 +10,8 @@ The tree, with the exit code that ``edge-sdk`` gives for each branch::
     │ └ SettingsError    a settings file has an unknown key or a bad value
     ├ BundleError  3   do not use this bundle: damaged, incomplete, or with files that it does not list
     ├ EngineError  4   the engine could not be built, or failed while running
-    │ └ InputError       the request does not fit the model; nothing was run
+    │ ├ InputError       the request does not fit the model; nothing was run
+    │ └ BusyError        no engine became free in time; nothing was run, try again later
     ├ LinkError    5   the broker is not there or refused: try again later
     │ └ PayloadError     bytes from the network that are not one of our records; count them and go on
     └ StoreError   70  the collector's database did not take a batch: nothing was committed, it is tried again
@@ -64,6 +65,10 @@ class EngineError(EdgeError):
 
 class InputError(EngineError):
     """A request does not fit the model: wrong name, dtype or shape. Nothing was run."""
+
+
+class BusyError(EngineError):
+    """No engine became free in time: the queue was full, or the request's deadline passed. Nothing was run."""
 
 
 class LinkError(EdgeError):

@@ -31,6 +31,8 @@ _OPTIONS = {
 }
 """Which setting an option overrides."""
 
+_PATHS = ("http_socket", "grpc_socket", "frames_socket", "model_repository")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Puts the options of ``daemon`` on the parser."""
@@ -84,8 +86,11 @@ def settings_from_arguments(arguments: argparse.Namespace) -> DaemonSettings:
         source = str(arguments.config)
         table = settings_file.read_table(arguments.config)
         settings_file.settings_from_table(table, DaemonSettings, source=source)
-        # A bundle's path in a file means the same wherever the daemon is started.
+        # A path in a file means the same wherever the daemon is started.
         table["bundles"] = [str(arguments.config.parent / folder) for folder in table.get("bundles", ())]
+        for key in _PATHS:
+            if table.get(key) is not None:
+                table[key] = str(arguments.config.parent / table[key])
     for option, key in _OPTIONS.items():
         if getattr(arguments, option) is not None:
             table[key] = getattr(arguments, option)
@@ -99,9 +104,15 @@ def settings_from_arguments(arguments: argparse.Namespace) -> DaemonSettings:
 def _say_ready(settings: DaemonSettings, state: DaemonState, *, is_json: bool) -> None:
     models = ", ".join(state.models) or "no model"
     where = f"{settings.broker} as {settings.site}/{state.device}"
-    _LOG.info("ready: %s serves %s; telemetry to %s", state.url, models, where)
+    _LOG.info("ready: %s serves %s; telemetry to %s", ", ".join(state.urls), models, where)
     if is_json:
-        ready = {"url": state.url, "device": state.device, "boot": state.boot, "models": state.models}
+        ready = {
+            "url": state.url,
+            "urls": state.urls,
+            "device": state.device,
+            "boot": state.boot,
+            "models": state.models,
+        }
         sys.stdout.write(msgspec.json.encode(ready).decode() + "\n")
         sys.stdout.flush()
 

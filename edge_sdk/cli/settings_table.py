@@ -5,9 +5,13 @@ import re
 import msgspec
 
 from edge_sdk.collector.settings import CollectorSettings
-from edge_sdk.device.settings import DaemonSettings
+from edge_sdk.device.settings import DaemonSettings, ModelSettings
 
-SETTINGS: dict[str, type[msgspec.Struct]] = {"device.toml": DaemonSettings, "collector.toml": CollectorSettings}
+SETTINGS: dict[str, type[msgspec.Struct]] = {
+    "device.toml": DaemonSettings,
+    "device.toml, [models.NAME]": ModelSettings,
+    "collector.toml": CollectorSettings,
+}
 
 _ENTRY = re.compile(r"^ {4,8}(?P<name>[a-z_0-9]+): (?P<meaning>\S.*(?:\n {8,12} +\S.*)*)", re.MULTILINE)
 

@@ -13,15 +13,12 @@ from numpy.typing import NDArray
 
 from edge_sdk import clock, errors
 from edge_sdk.device import reports
+from edge_sdk.device.deployment import Deployment
+from edge_sdk.device.entrances import Entrances
 from edge_sdk.device.notify import Notifier
 from edge_sdk.device.sense import board, machine, together
 from edge_sdk.device.sense.protocol import Sensor
-from edge_sdk.device.serve import models as served
-from edge_sdk.device.serve.connection import HttpLimits
-from edge_sdk.device.serve.http import HttpServer
-from edge_sdk.device.serve.routes import Routes
 from edge_sdk.device.settings import DaemonSettings
-from edge_sdk.device.slots import loading
 from edge_sdk.device.spool.forwarding import Forwarder
 from edge_sdk.device.spool.memory import MemorySpool, SpoolState
 from edge_sdk.engines.protocol import Tensors
@@ -41,7 +38,8 @@ class DaemonState(msgspec.Struct, frozen=True):
     """A daemon at one moment.
 
     Attributes:
-        url: where it takes requests.
+        url: where it takes requests over HTTP.
+        urls: every way in which it takes requests.
         device, boot: as in its Samples.
         models: names of the models that it serves.
         samples: taken so far.
@@ -50,6 +48,7 @@ class DaemonState(msgspec.Struct, frozen=True):
     """
 
     url: str
+    urls: tuple[str, ...]
     device: str
     boot: str
     models: tuple[str, ...]
@@ -87,7 +86,7 @@ class Daemon:
 
         Raises:
             BundleError: a bundle was refused; the message names the file.
-            UsageError: two bundles of one name, no such back end, or the address is taken.
+            UsageError: two bundles of one name and version, no such back end, or an address is taken.
             EngineError: a back end could not load a bundle.
         """
         assert settings.device is not None
@@ -102,10 +101,12 @@ class Daemon:
         self._machine = machine.read_machine(root)
         self._seq = 0
         self._last_s = clocks.boot_s()
+        self._last_sample: telemetry.Sample | None = None
         with contextlib.ExitStack() as undo:
-            self._models = self._loaded()
+            self._deployment = Deployment(settings, clocks=clocks)
+            self._models = self._deployment.models
             undo.callback(self._models.close)
-            self._http = self._listening()
+            self._entrances = Entrances(settings, self._deployment, clocks=clocks, sample=lambda: self._last_sample)
             undo.pop_all()
         self._link = connect(Will(self._topic("status"), self._status("offline")))
         self._forwarder = self._forwarding(self._link)
@@ -113,10 +114,11 @@ class Daemon:
     def start(self) -> None:
         """Begins to answer requests, to connect, and to measure the first interval."""
         self._link.on_connect(self._announce)
+        self._deployment.on_change(self._announce)
         self._link.subscribe(topics.receipt(*self._identity[:2]), self._forwarder.take_receipt)
         self._sensors.collect()  # sensors that measure over time begin here
         self._last_s = self._clock.boot_s()
-        self._http.start()
+        self._entrances.start()
         self._link.open()
         self._notifier.ready()
 
@@ -149,8 +151,9 @@ class Daemon:
             oldest_seq=spool.oldest_seq,
             dropped=spool.dropped,
         )
-        windows = [model.recorder.window(interval_s) for model in self._models]
+        windows = self._models.windows(interval_s)
         sample = reports.sample(self._identity, moment, self._sensors.collect(), windows)
+        self._last_sample = sample
         self._seq += 1
         self._forwarder.keep(moment.seq, codec.to_bytes(sample))
         self._forwarder.send_due()
@@ -160,7 +163,7 @@ class Daemon:
         """Lets running requests finish, sends the last Sample, says goodbye, and gives everything back."""
         self._notifier.stopping()
         self._models.is_ready = False
-        self._http.stop()
+        self._entrances.stop()
         self.beat()
         with contextlib.suppress(errors.LinkError):
             self._link.publish(self._topic("status"), self._status("offline"), retain=True)
@@ -182,7 +185,8 @@ class Daemon:
     def snapshot(self) -> DaemonState:
         """Gives the state at this moment."""
         return DaemonState(
-            url=self._http.url,
+            url=self._entrances.urls[0],
+            urls=self._entrances.urls,
             device=self._identity.device,
             boot=self._identity.boot,
             models=tuple(model.name for model in self._models),
@@ -190,18 +194,6 @@ class Daemon:
             spool=self._forwarder.snapshot(),
             link=self._link.snapshot(),
         )
-
-    def _loaded(self) -> served.Models:
-        folders = [Path(folder) for folder in self._settings.bundles]
-        slots = loading.load_slots(folders, backend=self._settings.backend, threads=self._settings.threads)
-        return served.Models(
-            served.Model(slot.bundle.manifest, slot.bundle.digest, slot.engine, self._clock) for slot in slots
-        )
-
-    def _listening(self) -> HttpServer:
-        limits = HttpLimits(body_bytes=self._settings.http_body_bytes, connections=self._settings.http_connections)
-        address = (self._settings.http_host, self._settings.http_port)
-        return HttpServer(address, Routes(self._models).answer, limits=limits, clocks=self._clock)
 
     def _forwarding(self, link: Link) -> Forwarder:
         spool = MemorySpool(

@@ -8,6 +8,32 @@ import msgspec
 from edge_sdk.records import telemetry
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=3600)]
+SocketPath = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
+"""Linux takes 107 bytes at most."""
+
+
+class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the requests of one model wait and run.
+
+    Attributes:
+        queue_size: requests that may wait while every engine is busy; one more gets 503. Default 64: as many as there
+            may be HTTP clients, so that only a flood beyond them is refused.
+        timeout_us: microseconds that a request may wait that brings no ``timeout`` of its own; 0, the default, is for
+            ever.
+        max_batch: rows that are run at once at most, where the first axis of every input and output is free. Default
+            1: each request runs alone, which is the shortest wait.
+        batch_wait_us: microseconds that a request waits for others to run with. Default 0: only those run together
+            that find the engine busy.
+        instances: engines of this model that run at the same time, each with its weights in memory. 0, the default,
+            takes one for each `threads` cores, and one for a model under 30 us, which is faster in one thread than
+            in two.
+    """
+
+    queue_size: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 64
+    timeout_us: Annotated[int, msgspec.Meta(ge=0, le=3_600_000_000)] = 0
+    max_batch: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
+    batch_wait_us: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 0
+    instances: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
 
 
 class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -27,6 +53,18 @@ class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         http_host: address that takes requests. Default loopback: there is no authentication here, so opening it to
             the network is a decision.
         http_port: 8000, as Triton has it; 0 takes any free port.
+        http_socket: path of a unix socket that takes the same requests; its owner and group may connect. Default none.
+        grpc_port: port on `http_host` for gRPC, which needs the extra ``grpc``; 0 takes any free one. Default none:
+            Python's gRPC takes several times as long as HTTP, so it is there for clients that speak nothing else.
+        grpc_socket: path of a unix socket for gRPC. Default none.
+        frames_socket: path of the unix socket of the local fast path (`edge_sdk.open_frames`). Default none.
+        shared_memory: whether clients of HTTP and gRPC may register POSIX shared memory. Default false, as Triton
+            has it: the daemon reads and writes what is registered with its own rights.
+        model_repository: folder of bundles; of each model in it the one with the highest counter is served, beside
+            `bundles`. Default none.
+        model_control: whether clients may load and unload models. Default false: anyone who reaches the port could
+            take a model away.
+        models: a table ``[models.NAME]`` for each model that is to be queued or batched otherwise than by default.
         http_body_bytes: largest request body. Default 64 MiB: a batch of a hundred float32 camera images.
         http_connections: clients at once; each has a thread. Default 64: ten times what a device usually sees.
         spool_capacity: Samples kept until the collector has receipted them. Default 3600: an hour at one per second,
@@ -46,6 +84,14 @@ class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     interval_s: Seconds = 1.0
     http_host: str = "127.0.0.1"
     http_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8000
+    http_socket: SocketPath | None = None
+    grpc_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] | None = None
+    grpc_socket: SocketPath | None = None
+    frames_socket: SocketPath | None = None
+    shared_memory: bool = False
+    model_repository: Annotated[str, msgspec.Meta(min_length=1)] | None = None
+    model_control: bool = False
+    models: Annotated[dict[str, ModelSettings], msgspec.Meta(max_length=64)] = {}
     http_body_bytes: Annotated[int, msgspec.Meta(ge=1024, le=2**31)] = 64 * 1024 * 1024
     http_connections: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 64
     spool_capacity: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 3600

@@ -12,7 +12,7 @@ STUB = Path(edge_sdk.__file__).with_suffix(".pyi")
 
 
 def test_the_public_names_are_these():
-    assert edge_sdk.__all__ == ["__version__", "build_bundle", "errors", "open_engine", "watch"]
+    assert edge_sdk.__all__ == ["__version__", "build_bundle", "errors", "open_engine", "open_frames", "watch"]
 
 
 @pytest.mark.parametrize("name", edge_sdk.__all__)
@@ -45,6 +45,7 @@ def test_every_error_has_an_exit_code_of_its_branch():
         errors.BundleError: 3,
         errors.EngineError: 4,
         errors.InputError: 4,
+        errors.BusyError: 4,
         errors.StoreError: 70,
         errors.LinkError: 5,
         errors.PayloadError: 5,

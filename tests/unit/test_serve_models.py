@@ -5,7 +5,8 @@ import pytest
 
 from edge_sdk import errors
 from edge_sdk.clock import SystemClock
-from edge_sdk.device.serve import models as served
+from edge_sdk.device.serve.models import Model
+from edge_sdk.device.serve.served import Models
 from edge_sdk.device.slots import loading
 
 X = np.array([[51, 102, 255]], np.uint8)
@@ -14,7 +15,7 @@ X = np.array([[51, 102, 255]], np.uint8)
 @pytest.fixture
 def models(tiny_bundle):
     (slot,) = loading.load_slots([tiny_bundle.path], backend="onnxruntime", threads=1)
-    models = served.Models([served.Model(slot.bundle.manifest, slot.bundle.digest, slot.engine, SystemClock())])
+    models = Models([Model(slot.bundle.manifest, slot.bundle.digest, slot.engines, SystemClock())])
     yield models
     models.close()
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk import errors
-from edge_sdk.device.serve import oip
+from edge_sdk.device.serve import v2
 from edge_sdk.engines.protocol import Tensors
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -46,7 +46,7 @@ class Client:
                     {
                         "name": name,
                         "shape": array.shape,
-                        "datatype": oip.datatype_of(array.dtype.name),
+                        "datatype": v2.datatype_of(array.dtype.name),
                         "parameters": {"binary_data_size": array.nbytes},
                     }
                     for name, array in feeds.items()
@@ -108,7 +108,7 @@ def tensors_from_answer(answer: bytes, header_bytes: int | None) -> Tensors:
     try:
         for part in msgspec.json.decode(answer[:size], type=_Answer).outputs:
             end = size + part.parameters["binary_data_size"]
-            dtype = np.dtype(oip.DTYPES[part.datatype])
+            dtype = np.dtype(v2.DTYPES[part.datatype])
             outputs[part.name] = np.frombuffer(answer[size:end], dtype).reshape(part.shape)
             size = end
     except (msgspec.DecodeError, KeyError, ValueError) as error:

@@ -13,8 +13,8 @@ import numpy as np
 
 from edge_sdk import clock
 from edge_sdk.device.serve import heads
+from edge_sdk.device.serve.answers import Answer, failure
 from edge_sdk.device.serve.heads import Head, Refusal
-from edge_sdk.device.serve.routes import Answer, failure
 
 _LOG = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class Connection:
         """Says why this client is not served, without waiting for anything, and ends the connection."""
         with self._peer, contextlib.suppress(OSError):
             self._peer.setblocking(False)
-            self._send(failure(refusal.status, refusal.message), keeps_alive=False)
+            self._send(failure(refusal.status, refusal.message)._replace(retry_after_s=1), keeps_alive=False)
             self._peer.recv_into(self._view)  # closing with bytes unread would reset the connection
 
     def shut(self, how: int) -> None:
@@ -98,7 +98,8 @@ class Connection:
             self._peer.shutdown(how)
 
     def _configure(self) -> None:
-        self._peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._peer.family != socket.AF_UNIX:
+            self._peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # Time limits in the kernel: a socket with a Python timeout costs one more system call for each receive.
         self._peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _WAKE_S, 0))
         self._peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _WAKE_S, 0))
@@ -212,6 +213,7 @@ class Connection:
                 body_bytes=sum(map(len, answer.parts)),
                 header_bytes=answer.header_bytes,
                 allow=answer.allow,
+                retry_after_s=answer.retry_after_s,
                 keeps_alive=keeps_alive,
             ),
             *(() if is_head_only else answer.parts),

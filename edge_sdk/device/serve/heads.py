@@ -85,6 +85,7 @@ def answer_head(
     body_bytes: int,
     header_bytes: int | None = None,
     allow: str = "",
+    retry_after_s: int = 0,
     keeps_alive: bool = True,
 ) -> bytes:
     """Gives the head of an answer, the empty line at its end included."""
@@ -97,6 +98,8 @@ def answer_head(
         lines.append(f"Inference-Header-Content-Length: {header_bytes}")
     if allow:
         lines.append(f"Allow: {allow}")
+    if retry_after_s:
+        lines.append(f"Retry-After: {retry_after_s}")
     if not keeps_alive:
         lines.append("Connection: close")
     return "\r\n".join((*lines, "\r\n")).encode("ascii")

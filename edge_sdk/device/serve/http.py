@@ -9,42 +9,30 @@ import logging
 import socket
 import threading
 
-from edge_sdk import clock, errors
+from edge_sdk import clock
+from edge_sdk.device.serve import listening
 from edge_sdk.device.serve.connection import Answering, Connection, HttpLimits
 from edge_sdk.device.serve.heads import Refusal
 
 _LOG = logging.getLogger(__name__)
 
-_BACKLOG = 128
 _RETRY_S = 0.5
 
 
 class HttpServer:
-    """Listens from the moment it is made; `start` begins to answer, `stop` lets running requests finish."""
+    """Begins to answer with `start`; `stop` lets running requests finish."""
 
     def __init__(
-        self, address: tuple[str, int], answering: Answering, *, limits: HttpLimits, clocks: clock.Clock
+        self, listener: socket.socket, answering: Answering, *, limits: HttpLimits, clocks: clock.Clock
     ) -> None:
-        """Binds the address.
-
-        Raises:
-            UsageError: it can't be bound, for example because another process has it.
-        """
+        """Takes over the listening socket."""
+        self._listener = listener
         self._answering = answering
         self._limits = limits
         self._clock = clocks
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._open: dict[threading.Thread, Connection] = {}
-        try:
-            family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-            self._listener = socket.create_server(address, family=family, backlog=_BACKLOG)
-        except OSError as error:
-            raise errors.UsageError(
-                f"cannot listen on {address[0]} port {address[1]}: {error.strerror}; choose another one"
-            ) from error
-        host, port = self._listener.getsockname()[:2]
-        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         self._acceptor = threading.Thread(target=self._accept, name="http accept", daemon=True)
 
     def start(self) -> None:
@@ -58,7 +46,7 @@ class HttpServer:
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes the acceptor
         if self._acceptor.is_alive():
             self._acceptor.join(self._limits.stop_s)
-        self._listener.close()
+        listening.close_listener(self._listener)
         deadline_s = self._clock.boot_s() + self._limits.stop_s
         with self._lock:
             left = dict(self._open)

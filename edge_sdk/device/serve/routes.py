@@ -1,21 +1,28 @@
-"""What is answered to which request: the Open Inference Protocol's routes over the served models."""
+"""What is answered to which HTTP request: the Open Inference Protocol's routes over the served models."""
 
 import logging
 import re
-from typing import Any, NamedTuple
+from collections.abc import Callable
 from urllib.parse import unquote
 
-import msgspec
-
-from edge_sdk import __version__, errors
-from edge_sdk.device.serve import models as served
-from edge_sdk.device.serve import oip
+from edge_sdk import errors
+from edge_sdk.device.serve import admin, describe, inference, oip, prometheus
+from edge_sdk.device.serve.answers import Answer, document, failure, wrong_method
 from edge_sdk.device.serve.heads import Head
-from edge_sdk.records.timings import Timings
+from edge_sdk.device.serve.models import Model
+from edge_sdk.device.serve.regions import Regions
+from edge_sdk.device.serve.served import Models
+from edge_sdk.device.serve.v2 import Request
+from edge_sdk.engines.protocol import Tensors
+from edge_sdk.records import telemetry
 
 _LOG = logging.getLogger(__name__)
 
-_MODEL_PATH = re.compile(r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?(?:/(?P<leaf>ready|infer))?")
+_MODEL_PATH = re.compile(
+    r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?(?:/(?P<leaf>ready|infer|config|stats))?"
+)
+_RETRY_S = 1
+"""Retry-After counts whole seconds; a queue is empty again long before that."""
 
 _OVERVIEW = """\
 edge_sdk daemon, Open Inference Protocol v2 with the binary extension
@@ -25,42 +32,52 @@ GET  /v2/health/live                   the process runs
 GET  /v2/health/ready                  every model can be asked
 GET  /v2/models/MODEL                  what it takes and gives
 GET  /v2/models/MODEL/ready
+GET  /v2/models/MODEL/config           how it is served
+GET  /v2/models/MODEL/stats            what it did; /v2/models/stats for all
 POST /v2/models/MODEL/infer
      /versions/VERSION may follow MODEL
+POST /v2/repository/index              what could be served
+POST /v2/repository/models/MODEL/load  and /unload
+GET  /v2/systemsharedmemory/status     and POST .../region/NAME/register, /unregister
+GET  /metrics                          for Prometheus
 
 models: {models}
 """
 
 
-class Answer(NamedTuple):
-    """One answer, before it is put on the wire.
+class Routes:
+    """Answers requests from the models of one daemon. Any number of threads may ask.
 
-    Attributes:
-        status: of HTTP.
-        parts: the body, in pieces that need not be joined.
-        content_type: of the body.
-        header_bytes: length of the JSON before raw tensors; None when the body is one piece.
-        allow: the method that this route takes, when another one came.
+    Args:
+        models: that are served.
+        regions: registered shared memory.
+        repository: loads and unloads.
+        device: name of the board.
+        sample: gives the board's last readings.
     """
 
-    status: int
-    parts: list[Any]
-    content_type: str = "application/json"
-    header_bytes: int | None = None
-    allow: str = ""
-
-
-class Routes:
-    """Answers requests from the models of one daemon. Any number of threads may ask."""
-
-    def __init__(self, models: served.Models) -> None:
+    def __init__(
+        self,
+        models: Models,
+        *,
+        regions: Regions,
+        repository: admin.Repository,
+        device: str = "",
+        sample: Callable[[], telemetry.Sample | None] = lambda: None,
+    ) -> None:
         self._models = models
+        self._regions = regions
+        self._repository = repository
+        self._device = device
+        self._sample = sample
 
     def answer(self, head: Head, body: memoryview) -> Answer:
         """Gives the answer; never raises."""
         try:
             return self._answer(head, body)
-        except (errors.InputError, errors.UsageError) as error:
+        except errors.BusyError as error:
+            return failure(503, str(error))._replace(retry_after_s=_RETRY_S)
+        except (errors.InputError, errors.UsageError, errors.BundleError) as error:
             return failure(400, str(error))
         except errors.EdgeError as error:
             _LOG.warning("%s %s: %s", head.method, head.path, error)
@@ -71,83 +88,68 @@ class Routes:
 
     def _answer(self, head: Head, body: memoryview) -> Answer:
         path = unquote(head.path).rstrip("/")
-        if match := _MODEL_PATH.fullmatch(path):
+        if (match := _MODEL_PATH.fullmatch(path)) and path != "/v2/models/stats":
             return self._about_model(head, body, match)
         fixed = self._fixed(path)
         if fixed is None:
-            return failure(404, f"no route {path[:200]!r}; GET / names them")
-        return fixed if head.method == "GET" else _wrong_method(head, "GET")
+            found = admin.answer(head, path, body, regions=self._regions, repository=self._repository)
+            return found or failure(404, f"no route {path[:200]!r}; GET / names them")
+        return fixed if head.method in ("GET", "HEAD") else wrong_method(head, "GET")
 
     def _fixed(self, path: str) -> Answer | None:
         if path == "/v2/health/live":
-            return _json(200, {"live": True})
+            return document(200, {"live": True})
         if path == "/v2/health/ready":
             is_ready = self._models.is_ready
-            return _json(200 if is_ready else 503, {"ready": is_ready})
+            return document(200 if is_ready else 503, {"ready": is_ready})
         if path == "/v2":
-            return _json(200, {"name": "edge_sdk", "version": __version__, "extensions": ["binary_tensor_data"]})
+            return document(200, describe.server(has_shared_memory=self._regions.is_allowed))
+        if path == "/v2/models/stats":
+            return document(200, {"model_stats": [describe.statistics(model) for model in self._models]})
+        if path == "/metrics":
+            text = prometheus.page(self._models, self._device, self._sample())
+            return Answer(200, [text.encode()], prometheus.CONTENT_TYPE)
         if path == "":
-            names = ", ".join(model.name for model in self._models) or "none"
+            names = ", ".join(dict.fromkeys(model.name for model in self._models)) or "none"
             return Answer(200, [_OVERVIEW.format(models=names).encode()], "text/plain; charset=utf-8")
         return None
 
     def _about_model(self, head: Head, body: memoryview, match: re.Match[str]) -> Answer:
         name, version, leaf = match["model"], match["version"], match["leaf"]
-        model = self._models.find(name)
-        if model is None or version not in (None, model.version):
+        model = self._models.take(name, version)
+        if model is None:
             which = f"'{name[:200]}'" if version is None else f"'{name[:200]}' version {version[:100]}"
             return failure(404, f"Request for unknown model: {which} is not found")
-        if leaf == "infer":
-            return _infer(model, head, body) if head.method == "POST" else _wrong_method(head, "POST")
-        if head.method != "GET":
-            return _wrong_method(head, "GET")
-        return _json(200, {"name": name, "ready": self._models.is_ready} if leaf else _metadata(model))
+        try:
+            if leaf == "infer":
+                return self._infer(model, head, body) if head.method == "POST" else wrong_method(head, "POST")
+            return self._told(model, leaf) if head.method in ("GET", "HEAD") else wrong_method(head, "GET")
+        finally:
+            self._models.give(model)
 
+    def _told(self, model: Model, leaf: str | None) -> Answer:
+        if leaf == "ready":
+            return document(200, {"name": model.name, "ready": self._models.is_ready})
+        if leaf == "config":
+            return document(200, describe.configuration(model))
+        if leaf == "stats":
+            return document(200, {"model_stats": [describe.statistics(model)]})
+        return document(200, describe.metadata(model, self._models.versions(model.name)))
 
-def failure(status: int, message: str) -> Answer:
-    """Gives the answer that says what is wrong, in the protocol's form."""
-    return _json(status, {"error": message})
+    def _infer(self, model: Model, head: Head, body: memoryview) -> Answer:
+        def parse() -> Request:
+            return oip.parse_request(body, head.header_bytes, read=self._regions.read)
 
+        def respond(request: Request, outputs: Tensors) -> oip.Response:
+            return oip.response_from_outputs(
+                request, model=model.name, version=model.version, outputs=outputs, write=self._regions.write
+            )
 
-def _infer(model: served.Model, head: Head, body: memoryview) -> Answer:
-    entered_ns = model.tick_ns()
-    model.recorder.enter()
-    try:
-        request = oip.parse_request(body, head.header_bytes)
-        outputs, spent = model.run(request.feeds, entered_ns)
-        ran_ns = model.tick_ns()
-        response = oip.response_from_outputs(request, model=model.name, version=model.version, outputs=outputs)
-        model.recorder.record(_with_post(spent, model.tick_ns() - ran_ns))
-    except errors.EdgeError as error:
-        model.recorder.record_error(served.error_kind(error))
-        raise
-    finally:
-        model.recorder.leave()
-    if not response.raw:
-        return Answer(200, [response.header])
-    parts = [response.header, *(array.reshape(-1).data.cast("B") for array in response.raw if array.size)]
-    return Answer(200, parts, "application/octet-stream", len(response.header))
-
-
-def _with_post(spent: Timings, post_ns: int) -> Timings:
-    return Timings(
-        spent.queue_ns, spent.pre_ns, spent.copy_in_ns, spent.compute_ns, spent.copy_out_ns, spent.post_ns + post_ns
-    )
-
-
-def _metadata(model: served.Model) -> dict[str, Any]:
-    return {
-        "name": model.name,
-        "versions": [model.version],
-        "platform": model.engine.name,
-        "inputs": [oip.tensor_metadata(spec) for spec in model.engine.inputs],
-        "outputs": [oip.tensor_metadata(spec) for spec in model.engine.outputs],
-    }
-
-
-def _wrong_method(head: Head, allowed: str) -> Answer:
-    return failure(405, f"{head.method} is not answered here; use {allowed}")._replace(allow=allowed)
-
-
-def _json(status: int, body: dict[str, Any]) -> Answer:
-    return Answer(status, [msgspec.json.encode(body)])
+        try:
+            response = inference.answered(model, parse, respond)
+        finally:
+            self._regions.rewind()
+        if not response.raw:
+            return Answer(200, [response.header])
+        parts = [response.header, *(array.reshape(-1).data.cast("B") for array in response.raw if array.size)]
+        return Answer(200, parts, "application/octet-stream", len(response.header))

@@ -1,49 +1,81 @@
 """Folders to running engines: all of them, or none."""
 
 import contextlib
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from edge_sdk import errors
 from edge_sdk.engines import bundled
 from edge_sdk.engines.engine import Engine
 from edge_sdk.wire import bundles
 
+_TINY_NS = 30_000
+"""A model under this is faster in one thread than in two: what the threads cost each other is more than it takes."""
+
 
 class Slot(NamedTuple):
-    """One bundle in use."""
+    """One bundle in use; its engines are all alike."""
 
     bundle: bundles.Bundle
-    engine: Engine
+    engines: tuple[Engine, ...]
 
 
-def load_slots(folders: Iterable[Path], *, backend: str, threads: int) -> tuple[Slot, ...]:
-    """Gives a running engine for each bundle folder; every file of every bundle is hashed before any is loaded.
+def load_slots(
+    folders: Iterable[Path], *, backend: str, threads: int, instances: Callable[[str], int] = lambda _: 1
+) -> tuple[Slot, ...]:
+    """Gives running engines for each bundle folder; every file of every bundle is hashed before any is loaded.
 
     Args:
-        folders: bundles, each of another model.
+        folders: bundles, each of another model, or another version.
         backend: a row of `engines.registry.BACKENDS`, or ``module:Class``.
         threads: CPU threads per engine; 0 leaves the choice to the back end.
+        instances: gives how many engines a model gets, by its name; 0 is as many as are of use.
 
     Raises:
         BundleError: one is damaged, incomplete, or has files that it does not list; the message names the file.
-        UsageError: two bundles hold a model of the same name, or there is no such back end.
+        UsageError: two bundles hold the same version of a model, or there is no such back end.
         EngineError: the back end could not load one. Whatever was loaded before it is closed again.
     """
-    checked: dict[str, bundles.Bundle] = {}
+    checked: dict[tuple[str, str], bundles.Bundle] = {}
     for folder in folders:
         found = bundles.read_bundle(folder)
-        name = found.manifest.name
-        if name in checked:
+        name, version = found.manifest.name, found.manifest.version
+        if (name, version) in checked:
             raise errors.UsageError(
-                f"{folder} and {checked[name].path} both hold the model {name!r}; serve one of them, or rename one"
+                f"{folder} and {checked[name, version].path} both hold the model {name!r} in version {version}; "
+                "serve one of them, or rename one"
             )
-        checked[name] = found
+        checked[name, version] = found
     with contextlib.ExitStack() as opened:
         slots = tuple(
-            Slot(found, opened.enter_context(bundled.engine_from_bundle(found, backend=backend, threads=threads)))
+            _slot(found, opened, backend=backend, threads=threads, count=instances(found.manifest.name))
             for found in checked.values()
         )
         opened.pop_all()  # all are up: they stay open
     return slots
+
+
+def _slot(bundle: bundles.Bundle, opened: contextlib.ExitStack, *, backend: str, threads: int, count: int) -> Slot:
+    def another() -> Engine:
+        return opened.enter_context(bundled.engine_from_bundle(bundle, backend=backend, threads=threads))
+
+    first = another()
+    # Without a limit on its threads, one engine takes every core by itself; and one GPU is one GPU.
+    if not count:
+        count = len(os.sched_getaffinity(0)) // threads if threads and backend == "onnxruntime" else 1
+        count = 1 if count > 1 and _is_tiny(first) else max(count, 1)
+    return Slot(bundle, (first, *(another() for _ in range(count - 1))))
+
+
+def _is_tiny(engine: Engine) -> bool:
+    feeds = {
+        spec.name: np.zeros([1 if axis is None else axis for axis in spec.shape], spec.dtype) for spec in engine.inputs
+    }
+    try:
+        return min(engine.run(feeds).timings.compute_ns for _ in range(3)) < _TINY_NS
+    except errors.EngineError:  # zeros are no input for this model; it will say so to whoever sends some
+        return False

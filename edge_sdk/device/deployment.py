@@ -1,0 +1,138 @@
+"""From bundles at hand to models that are served: at the start, and while requests run.
+
+A new version is verified, loaded and ready before the old one is taken away, and the old one is closed when its last
+request has left, so an exchange fails no request.
+"""
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from edge_sdk import clock, errors
+from edge_sdk.device.serve.gate import Scheduling
+from edge_sdk.device.serve.models import Model
+from edge_sdk.device.serve.served import Models
+from edge_sdk.device.settings import DaemonSettings, ModelSettings
+from edge_sdk.device.slots import loading
+from edge_sdk.device.slots.catalogue import Catalogue
+from edge_sdk.device.slots.loading import Slot
+
+_LOG = logging.getLogger(__name__)
+
+_DEFAULT = ModelSettings()
+
+
+class Deployment:
+    """The models of one daemon.
+
+    Attributes:
+        models: what is served now.
+    """
+
+    def __init__(self, settings: DaemonSettings, *, clocks: clock.Clock) -> None:
+        """Loads every bundle that the settings name, or none.
+
+        Raises:
+            BundleError: a bundle was refused; the message names the file.
+            UsageError: two bundles of one name and version, no such back end, or no such repository folder.
+            EngineError: a back end could not load a bundle.
+        """
+        self._settings = settings
+        self._clock = clocks
+        repository = None if settings.model_repository is None else Path(settings.model_repository)
+        self._catalogue = Catalogue(map(Path, settings.bundles), repository)
+        self._changing = threading.Lock()
+        self._on_change: Callable[[], None] = lambda: None
+        self.models = Models(self._loaded(self._catalogue.wanted()))
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Sets what is called after models were exchanged."""
+        self._on_change = callback
+
+    def index(self) -> list[dict[str, str]]:
+        """Gives what is served, and what is at hand beside it."""
+        rows = [{"name": model.name, "version": model.version, "state": "READY", "reason": ""} for model in self.models]
+        served = {(row["name"], row["version"]) for row in rows}
+        at_hand = {(entry.name, entry.version) for entry in self._catalogue.entries()} - served
+        return rows + [
+            {"name": name, "version": version, "state": "UNAVAILABLE", "reason": "not loaded"}
+            for name, version in sorted(at_hand)
+        ]
+
+    def load(self, name: str) -> None:
+        """Serves what is at hand under a name now: what is served already stays, the rest of that name goes.
+
+        Raises:
+            InputError: not allowed here, or there is no such bundle. Nothing was changed, here and below.
+            BundleError: a bundle was refused.
+            EngineError: a back end could not load it.
+        """
+        self._check_allowed()
+        with self._changing:
+            folders = self._catalogue.wanted_of(name)
+            if not folders:
+                raise errors.InputError(
+                    f"failed to load '{name[:200]}', failed to poll from model repository: no bundle of that name is "
+                    "named in bundles or lies in model_repository"
+                )
+            fresh = self._loaded(folders)
+            kept = {model.digest: model for model in self.models.versions(name)}
+            for model in fresh:
+                if model.digest in kept:
+                    model.close()
+            self.models.put(name, [kept.get(model.digest, model) for model in fresh])
+        _LOG.info("serving %s in version %s", name, ", ".join(model.version for model in self.models.versions(name)))
+        self._on_change()
+
+    def unload(self, name: str) -> None:
+        """Serves nothing under a name any more; requests inside run to their end.
+
+        Raises:
+            InputError: not allowed here, or nothing of that name is served.
+        """
+        self._check_allowed()
+        with self._changing:
+            if not self.models.versions(name):
+                raise errors.InputError(f"failed to unload '{name[:200]}', it is not served")
+            self.models.put(name, ())
+        _LOG.info("serving no %s any more", name)
+        self._on_change()
+
+    def _check_allowed(self) -> None:
+        if not self._settings.model_control:
+            raise errors.InputError(
+                "clients may not load or unload models here; set model_control = true in device.toml to allow it"
+            )
+
+    def _loaded(self, folders: Iterable[Path]) -> list[Model]:
+        slots = loading.load_slots(
+            folders,
+            backend=self._settings.backend,
+            threads=self._settings.threads,
+            instances=lambda name: self._settings.models.get(name, _DEFAULT).instances,
+        )
+        with contextlib.ExitStack() as undo:
+            for slot in slots:
+                for engine in slot.engines:
+                    undo.callback(engine.close)
+            models = [self._model(slot) for slot in slots]
+            undo.pop_all()
+        return models
+
+    def _model(self, slot: Slot) -> Model:
+        chosen = self._settings.models.get(slot.bundle.manifest.name, _DEFAULT)
+        scheduling = Scheduling(
+            queue_size=chosen.queue_size,
+            timeout_us=chosen.timeout_us,
+            max_batch=chosen.max_batch,
+            batch_wait_us=chosen.batch_wait_us,
+        )
+        model = Model(slot.bundle.manifest, slot.bundle.digest, slot.engines, self._clock, scheduling)
+        if chosen.max_batch > 1 and not model.can_batch:
+            raise errors.UsageError(
+                f"[models.{model.name}] max_batch is {chosen.max_batch}, but the first axis of its inputs and outputs "
+                "is not free; leave max_batch out, or build the bundle with a free batch axis"
+            )
+        return model

@@ -1,0 +1,74 @@
+"""Which bundles are at hand, by what their manifests say; nothing is hashed or loaded here."""
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from edge_sdk import errors
+from edge_sdk.wire import bundles
+
+_LOG = logging.getLogger(__name__)
+
+
+class Entry(NamedTuple):
+    """A bundle at hand."""
+
+    folder: Path
+    name: str
+    version: str
+    counter: int
+
+
+class Catalogue:
+    """The bundles that were named, and those in the repository folder, read anew with each question.
+
+    Args:
+        named: folders of bundles; every one counts.
+        repository: folder of bundles; of each model the one with the highest counter counts.
+    """
+
+    def __init__(self, named: Iterable[Path], repository: Path | None = None) -> None:
+        self._named = tuple(named)
+        self._repository = repository
+
+    def entries(self) -> list[Entry]:
+        """Gives every bundle at hand; a folder without a readable manifest is left out, and logged."""
+        found = (_entry(folder) for folder in (*self._named, *self._inside()))
+        return [entry for entry in found if entry is not None]
+
+    def wanted(self) -> list[Path]:
+        """Gives the folders to serve.
+
+        Raises:
+            UsageError: the repository is not a folder.
+        """
+        if self._repository is not None and not self._repository.is_dir():
+            raise errors.UsageError(f"model_repository {self._repository} is not a folder; make it first")
+        newest: dict[str, Entry] = {}
+        for entry in filter(None, map(_entry, self._inside())):
+            if entry.name not in newest or entry.counter > newest[entry.name].counter:
+                newest[entry.name] = entry
+        return [*self._named, *(entry.folder for entry in newest.values())]
+
+    def wanted_of(self, name: str) -> list[Path]:
+        """Gives the folders to serve under one model's name."""
+        return [folder for folder in self.wanted() if (entry := _entry(folder)) is not None and entry.name == name]
+
+    def _inside(self) -> list[Path]:
+        if self._repository is None or not self._repository.is_dir():
+            return []
+        # A name with a leading dot is a bundle that is being written.
+        inside = (path for path in self._repository.iterdir() if not path.name.startswith("."))
+        return sorted(path for path in inside if (path / bundles.MANIFEST).is_file() and path not in self._named)
+
+
+def _entry(folder: Path) -> Entry | None:
+    try:
+        file = folder / bundles.MANIFEST
+        with file.open("rb") as stream:
+            manifest = bundles.manifest_from_bytes(stream.read(bundles.MAX_MANIFEST_BYTES), source=str(file))
+    except (OSError, errors.BundleError) as error:
+        _LOG.warning("left out: %s", error)
+        return None
+    return Entry(folder, manifest.name, manifest.version, manifest.counter)
