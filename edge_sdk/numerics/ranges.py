@@ -17,8 +17,16 @@ _BITS = 11
 _SMALLEST_EXPONENT = -100
 """Limits below 2**-100 are not needed, and ``2048 / limit`` must stay a float32."""
 
-_CHUNK = 1 << 16
+_CHUNK = 1 << 15
 """Elements at a time: the temporaries stay in the processor's second-level cache."""
+
+SAMPLED_ABOVE = 100_000
+"""Elements of one sample's tensor above which SAMPLED of them stand for all; smaller tensors would lose their outliers
+(measured: an OCR network that sampled all its tensors read nothing at all)."""
+
+SAMPLED = 65_536
+_BLOCK = 64
+"""Neighbours that are taken together, since a cache line is loaded as a whole anyway."""
 
 
 class MagnitudeHistogram(NamedTuple):
@@ -59,22 +67,52 @@ def histogram_from_tensor(values: NDArray[Any]) -> MagnitudeHistogram:
         ValueError: an element is NaN or infinite.
     """
     flat = np.ascontiguousarray(values, np.float32).reshape(-1)
+    return _histogram(flat, *_extremes(flat))
+
+
+def histogram_from_sample(values: NDArray[Any], seed: int) -> MagnitudeHistogram:
+    """Gives the histogram of one sample's tensor; of a large one by SAMPLED elements, minimum and maximum by all.
+
+    The elements are drawn pseudo-randomly, never in strides, which beat with the layout of the tensor. The same seed
+    draws the same elements, so that a seed from the sample's content makes the result independent of its company.
+
+    Args:
+        values: non-empty.
+        seed: of the sample.
+
+    Raises:
+        ValueError: an element is NaN or infinite.
+    """
+    flat = np.ascontiguousarray(values, np.float32).reshape(-1)
+    if flat.size <= SAMPLED_ABOVE:
+        return _histogram(flat, *_extremes(flat))
+    blocks = flat[: flat.size // _BLOCK * _BLOCK].reshape(-1, _BLOCK)
+    drawn = np.random.default_rng([seed, flat.size]).integers(0, len(blocks), SAMPLED // _BLOCK)
+    return _histogram(blocks[drawn].reshape(-1), *_extremes(flat))
+
+
+def _extremes(flat: NDArray[np.float32]) -> tuple[float, float]:
     minimum, maximum = float(flat.min()), float(flat.max())
-    peak = max(abs(minimum), abs(maximum))
-    if not math.isfinite(peak):
+    if not (math.isfinite(minimum) and math.isfinite(maximum)):
         raise ValueError("a value is NaN or infinite")
+    return minimum, maximum
+
+
+def _histogram(flat: NDArray[np.float32], minimum: float, maximum: float) -> MagnitudeHistogram:
+    """Gives the histogram of `flat`, whose limit the extremes decide."""
+    peak = max(abs(minimum), abs(maximum))
     exponent = max(math.frexp(peak)[1], _SMALLEST_EXPONENT) if peak else _SMALLEST_EXPONENT
     gain = np.float32(2.0 ** (_BITS - exponent))
     counts = np.zeros(BINS, np.int64)
-    magnitudes = np.empty(min(flat.size, _CHUNK), np.float32)
-    nonzero = 0
+    magnitudes, bins = np.empty(min(flat.size, _CHUNK), np.float32), np.empty(min(flat.size, _CHUNK), np.intp)
+    zeros = 0
     for start in range(0, flat.size, _CHUNK):
         part = flat[start : start + _CHUNK]
-        scaled = np.abs(part, out=magnitudes[: part.size])
+        scaled, index = np.abs(part, out=magnitudes[: part.size]), bins[: part.size]
         scaled *= gain
-        counts += np.bincount(scaled.astype(np.intp), minlength=BINS)
-        nonzero += np.count_nonzero(part)
-    zeros = int(flat.size - nonzero)
+        np.copyto(index, scaled, casting="unsafe")  # towards zero, into memory that is there already
+        counts += np.bincount(index, minlength=BINS)
+        zeros += int(np.count_nonzero(part == 0))
     counts[0] -= zeros
     return MagnitudeHistogram(exponent, counts, zeros, minimum, maximum)
 

@@ -1,6 +1,6 @@
-"""One pass over the calibration data: a histogram per tensor, the digests, a held-out part."""
+"""One pass over the calibration data: a histogram per tensor, the digests, a held-out part; mergeable and resumable."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from edge_sdk import errors
 from edge_sdk.engines.protocol import Tensors
+from edge_sdk.host.calibrate.inspect import Inspector
 from edge_sdk.host.calibrate.samples import Batch
 from edge_sdk.numerics import ranges
 
@@ -17,8 +18,39 @@ HELD_OUT_EVERY = 8
 HELD_OUT_MOST = 32
 _HELD_OUT_BYTES = 16 * 1024 * 1024
 
+_ACTIVATION_BYTES = 32 * 1024 * 1024
+"""Of the observed tensors in one run: a batch that would give more is run in parts."""
+
+_MARKS = 3
+"""Points of the coverage curve before the last."""
+
 Run = Callable[[Mapping[str, NDArray[Any]]], Tensors]
 Histograms = dict[str, ranges.MagnitudeHistogram]
+
+
+class Mark(NamedTuple):
+    """The fitted histograms as they were when `count` samples had been seen."""
+
+    count: int
+    histograms: Histograms
+
+
+class State(NamedTuple):
+    """What can be saved of a pass, and gone on from.
+
+    Attributes:
+        digests: of the samples seen so far, in order.
+        held: whether each of them was held out.
+        fitted: histograms of those that were not.
+        held_out: histograms of those that were.
+        marks: the coverage curve's points so far.
+    """
+
+    digests: tuple[str, ...] = ()
+    held: tuple[bool, ...] = ()
+    fitted: Histograms = {}  # noqa: RUF012 - never changed
+    held_out: Histograms = {}  # noqa: RUF012 - never changed
+    marks: tuple[Mark, ...] = ()
 
 
 class Collected(NamedTuple):
@@ -29,18 +61,28 @@ class Collected(NamedTuple):
         held_out: those of the held-out samples.
         held_feeds: the held-out samples, prepared, one batch of 1 each.
         digests: of every sample, in order.
+        held_outputs: what the float model answered to each of `held_feeds`.
+        marks: the fitted histograms at an eighth, a quarter and a half of the samples.
+        held: whether each sample was held out.
     """
 
     fitted: Histograms
     held_out: Histograms
     held_feeds: tuple[Tensors, ...]
     digests: tuple[str, ...]
+    held_outputs: tuple[Tensors, ...] = ()
+    marks: tuple[Mark, ...] = ()
+    held: tuple[bool, ...] = ()
 
     def histograms(self) -> Histograms:
         """Gives the histograms of all samples."""
         total = dict(self.fitted)
         _add(total, self.held_out)
         return total
+
+    def state(self) -> State:
+        """Gives what can be saved."""
+        return State(self.digests, self.held, self.fitted, self.held_out, self.marks)
 
 
 def collected(
@@ -49,42 +91,58 @@ def collected(
     batches: Iterable[Batch],
     *,
     hold_out: bool = False,
+    outputs: Sequence[str] = (),
     evaluated: Mapping[str, int] | None = None,
+    expected: int | None = None,
+    inspector: Inspector | None = None,
+    before: State | None = None,
+    is_resumed: bool = False,
     on_samples: Callable[[int], None] | None = None,
+    on_state: Callable[[State], None] | None = None,
 ) -> Collected:
     """Gives histograms of `tensors` over all batches; memory does not grow with the number of samples.
 
     Args:
-        run: gives the values of `tensors` that are not inputs.
+        run: gives the values of `tensors` that are not inputs, and of `outputs`.
         tensors: names of the activations.
         batches: of the calibration data.
         hold_out: keep every eighth sample apart (16 MB and 32 samples at most).
+        outputs: names of the model's outputs, kept of the held-out samples.
         evaluated: digests of the evaluation samples with their index.
+        expected: how many samples there will be, if known; where the coverage curve's points are.
+        inspector: looks at each batch; when it knows enough to refuse, the rest is only read.
+        before: a state to go on from: its samples are not run again.
+        is_resumed: `before` is of this very data, whose first samples must be the same.
         on_samples: told the number of samples done so far.
+        on_state: given the state after each batch, to save it.
 
     Raises:
-        DataError: a sample is in the evaluation data too.
+        DataError: a sample is in the evaluation data too, or the data is not that of `before`.
         ModelError: an activation is NaN or infinite.
     """
-    fitted: Histograms = {}
-    held_out: Histograms = {}
-    held_feeds: list[Tensors] = []
-    digests: list[str] = []
+    work = _Pass(run, tensors, outputs, before or State(), is_resumed=is_resumed)
+    marks = _Marks(expected, (before or State()).marks)
     for batch in batches:
         check_apart(batch, evaluated or {})
-        digests.extend(batch.digests)
-        is_held = np.zeros(len(batch.digests), bool)
-        for row in range(len(is_held)) if hold_out else ():
-            if (batch.first + row) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1 and _has_room(held_feeds, batch.feeds):
-                is_held[row] = True
-                held_feeds.append({name: values[row : row + 1].copy() for name, values in batch.feeds.items()})
-        for rows, total in ((~is_held, fitted), (is_held, held_out)):
-            if rows.any():
-                feeds = batch.feeds if rows.all() else {name: values[rows] for name, values in batch.feeds.items()}
-                _add(total, _observed(run, feeds, tensors, batch.first))
+        if inspector:
+            inspector.look(batch)
+        if not (inspector and inspector.is_refused):
+            work.take(batch, hold_out=hold_out)
+            if before is None or is_resumed:
+                marks.look(batch.first + len(batch.digests), work.fitted)
+        if on_state:
+            on_state(State(tuple(work.digests), tuple(work.held), work.fitted, work.held_out, marks.found()))
         if on_samples:
-            on_samples(len(digests))
-    return Collected(fitted, held_out, tuple(held_feeds), tuple(digests))
+            on_samples(batch.first + len(batch.digests))
+    return Collected(
+        work.fitted,
+        work.held_out,
+        tuple(work.held_feeds),
+        tuple(work.digests),
+        tuple(work.held_outputs),
+        marks.found(len(work.digests)),
+        tuple(work.held),
+    )
 
 
 def check_apart(batch: Batch, evaluated: Mapping[str, int]) -> None:
@@ -97,23 +155,149 @@ def check_apart(batch: Batch, evaluated: Mapping[str, int]) -> None:
             )
 
 
-def _observed(run: Run, feeds: Tensors, tensors: Sequence[str], first: int) -> Histograms:
-    values = run(feeds) | feeds
-    found: Histograms = {}
-    for name in tensors:
-        if not values[name].size:
-            continue
-        try:
-            found[name] = ranges.histogram_from_tensor(values[name])
-        except ValueError as error:
-            raise errors.ModelError(
-                f"tensor {name!r} of the float model is NaN or infinite on the calibration samples from {first} on; "
-                "check the preprocessing (--preprocess) and the model"
-            ) from error
-    return found
+def merged(states: Sequence[State]) -> State:
+    """Gives the state of several workers' samples together; the order of the workers does not matter for the ranges.
+
+    Raises:
+        DataError: two of them saw the same sample, or other tensors.
+    """
+    total, fitted, held_out = states[0], dict(states[0].fitted), dict(states[0].held_out)
+    for state in states[1:]:
+        if shared := set(total.digests) & set(state.digests):
+            raise errors.DataError(
+                f"{len(shared)} samples are in two of the range files; give each sample to one worker only"
+            )
+        _add(fitted, state.fitted)
+        _add(held_out, state.held_out)
+        total = State(total.digests + state.digests, total.held + state.held)
+    return total._replace(fitted=fitted, held_out=held_out, marks=total.marks if len(states) == 1 else ())
 
 
-def _add(total: Histograms, more: Histograms) -> None:
+class _Pass:
+    """The sums of a pass so far."""
+
+    def __init__(
+        self, run: Run, tensors: Sequence[str], outputs: Sequence[str], before: State, *, is_resumed: bool
+    ) -> None:
+        self.fitted, self.held_out = dict(before.fitted), dict(before.held_out)
+        self.digests, self.held = list(before.digests), list(before.held)
+        self.held_feeds: list[Tensors] = []
+        self.held_outputs: list[Tensors] = []
+        self._run = run
+        self._tensors = tensors
+        self._outputs = outputs
+        self._before = before
+        self._known = {} if is_resumed else dict(zip(before.digests, before.held, strict=True))
+        self._is_resumed = is_resumed
+        self._most = 1
+
+    def take(self, batch: Batch, *, hold_out: bool) -> None:
+        """Adds a batch."""
+        is_new, is_held = np.ones(len(batch.digests), bool), np.zeros(len(batch.digests), bool)
+        for row, digest in enumerate(batch.digests):
+            index = batch.first + row
+            known = self._known_as(index, digest)
+            is_new[row] = known is None
+            is_held[row] = known or (hold_out and known is None and index % HELD_OUT_EVERY == HELD_OUT_EVERY - 1)
+            if is_held[row]:
+                is_held[row] = self._keep(batch.feeds, row) or bool(known)
+            if is_new[row]:
+                self.digests.append(digest)
+                self.held.append(bool(is_held[row]))
+        self._observe(batch, np.flatnonzero(is_new & ~is_held), self.fitted)
+        self._observe(batch, np.flatnonzero(is_new & is_held), self.held_out)
+        self._answer()
+
+    def _known_as(self, index: int, digest: str) -> bool | None:
+        """Gives whether a sample of `before` was held out; None for a new sample."""
+        if not self._is_resumed:
+            return self._known.get(digest)
+        if index >= len(self._before.digests):
+            return None
+        if self._before.digests[index] != digest:
+            raise errors.DataError(
+                f"calibration sample {index} is not the one that the interrupted build saw; build without --resume"
+            )
+        return self._before.held[index]
+
+    def _keep(self, feeds: Tensors, row: int) -> bool:
+        if not _has_room(self.held_feeds, feeds):
+            return False
+        self.held_feeds.append({name: values[row : row + 1].copy() for name, values in feeds.items()})
+        return True
+
+    def _answer(self) -> None:
+        """Asks the model for its answers to what was held out just now, where they are wanted."""
+        for feeds in self.held_feeds[len(self.held_outputs) :] if self._outputs else ():
+            answers = self._run(feeds)
+            self.held_outputs.append({name: answers[name].copy() for name in self._outputs})
+
+    def _observe(self, batch: Batch, rows: NDArray[np.intp], total: Histograms) -> None:
+        start = 0
+        while start < len(rows):
+            part = rows[start : start + self._most]
+            is_all = len(part) == len(batch.digests)
+            feeds = batch.feeds if is_all else {name: values[part] for name, values in batch.feeds.items()}
+            values = self._run(feeds) | feeds
+            sample_bytes = sum(values[name].nbytes for name in self._tensors) // len(part)
+            _add(total, dict(self._histograms(values, [batch.digests[row] for row in part], batch.first)))
+            del values  # before the next run's are there too
+            self._most = max(1, _ACTIVATION_BYTES // max(sample_bytes, 1))
+            start += len(part)
+
+    def _histograms(
+        self, values: Tensors, digests: Sequence[str], first: int
+    ) -> Iterator[tuple[str, ranges.MagnitudeHistogram]]:
+        for name in self._tensors:
+            if not values[name].size:
+                continue
+            try:
+                yield name, _histogram(values[name], digests)
+            except ValueError as error:
+                raise errors.ModelError(
+                    f"tensor {name!r} of the float model is NaN or infinite on the calibration samples from {first} "
+                    "on; check the preprocessing (--preprocess) and the model"
+                ) from error
+
+
+class _Marks:
+    """Copies the histograms at an eighth, a quarter and a half of the samples: of those expected, or by doubling."""
+
+    def __init__(self, expected: int | None, before: tuple[Mark, ...]) -> None:
+        self._wanted = [expected // 2**step for step in range(_MARKS, 0, -1)] if expected else []
+        self._is_doubling = not expected
+        self._next = 2 * before[-1].count if before else 1
+        self._found = list(before)
+
+    def look(self, seen: int, fitted: Histograms) -> None:
+        """Copies the histograms when the next point is reached."""
+        if self._is_doubling and seen >= self._next:
+            self._next = 2 * seen
+            self._found = [*self._found[-_MARKS:], Mark(seen, dict(fitted))]
+        due = [count for count in self._wanted if 0 < count <= seen]
+        if due and not any(mark.count >= due[-1] for mark in self._found):
+            self._found.append(Mark(seen, dict(fitted)))
+
+    def found(self, total: int | None = None) -> tuple[Mark, ...]:
+        """Gives the points before the last sample, `total` if known."""
+        return tuple(mark for mark in self._found if mark.histograms and mark.count != total)[-_MARKS:]
+
+
+def _histogram(values: NDArray[Any], digests: Sequence[str]) -> ranges.MagnitudeHistogram:
+    """Gives the histogram of a tensor; each sample's part by itself where it is large, seeded by its digest."""
+    if len(values) % len(digests) or values.size // len(digests) <= ranges.SAMPLED_ABOVE:
+        return ranges.histogram_from_tensor(values)
+    parts = values.reshape(len(digests), -1)
+    found = [
+        ranges.histogram_from_sample(part, int(digest[:16], 16)) for part, digest in zip(parts, digests, strict=True)
+    ]
+    total = found[0]
+    for more in found[1:]:
+        total = ranges.merge(total, more)
+    return total
+
+
+def _add(total: Histograms, more: Mapping[str, ranges.MagnitudeHistogram]) -> None:
     for name, histogram in more.items():
         total[name] = ranges.merge(total[name], histogram) if name in total else histogram
 
