@@ -112,13 +112,15 @@ def _averaging(length: int, side: int) -> NDArray[np.float32]:
     pixels = np.arange(length)
     overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
     weights = np.clip(overlap, 0, None)
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    averaging: NDArray[np.float32] = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return averaging
 
 
 def _cosines() -> NDArray[np.float32]:
     """Gives the first waves of the discrete cosine transform over the grid."""
     steps = np.pi / _GRID * (np.arange(_GRID) + 0.5)
-    return np.cos(np.arange(_WAVES)[:, None] * steps).astype(np.float32)
+    waves: NDArray[np.float32] = np.cos(np.arange(_WAVES)[:, None] * steps).astype(np.float32)
+    return waves
 
 
 def _ones(values: NDArray[np.uint64]) -> NDArray[np.uint8]:

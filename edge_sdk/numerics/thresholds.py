@@ -1,5 +1,6 @@
 """From a histogram of magnitudes to the threshold that INT8's code 127 stands for; four rules, all of one pass."""
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -11,6 +12,9 @@ from edge_sdk.numerics.ranges import BINS, MagnitudeHistogram
 
 PERCENTILE = 99.999
 """Of the magnitudes, zeros included; the usual choice for networks without outliers on purpose."""
+
+LOWER_PERCENTILE = 99.99
+"""For networks whose few outliers carry nothing."""
 
 _CANDIDATES = np.linspace(0.1, 1.0, 181)
 """Shares of the peak that the least-error rule tries: steps of half a percent."""
@@ -24,10 +28,10 @@ def max_threshold(histogram: MagnitudeHistogram) -> float:
     return _usable(histogram.peak)
 
 
-def percentile_threshold(histogram: MagnitudeHistogram) -> float:
-    """Gives the magnitude that PERCENTILE per cent of all values do not exceed, to the upper edge of its bin."""
+def percentile_threshold(histogram: MagnitudeHistogram, percentile: float = PERCENTILE) -> float:
+    """Gives the magnitude that `percentile` per cent of all values do not exceed, to the upper edge of its bin."""
     total = histogram.zeros + int(histogram.counts.sum())
-    rank = math.ceil(total * PERCENTILE / 100)
+    rank = math.ceil(total * percentile / 100)
     index = int(np.searchsorted(np.cumsum(histogram.counts) + histogram.zeros, rank))
     return _usable(min((index + 1) * histogram.bin_width, histogram.peak))
 
@@ -68,6 +72,7 @@ def entropy_threshold(histogram: MagnitudeHistogram) -> float:
 METHODS: dict[str, Callable[[MagnitudeHistogram], float]] = {
     "max": max_threshold,
     "percentile": percentile_threshold,
+    "percentile-99.99": functools.partial(percentile_threshold, percentile=LOWER_PERCENTILE),
     "mse": mse_threshold,
     "entropy": entropy_threshold,
 }

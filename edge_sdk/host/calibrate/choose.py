@@ -1,5 +1,6 @@
-"""From histograms to the thresholds and scales of one method, and the method with the least measured error."""
+"""From histograms to thresholds and scales: by one method, or by whichever measures best for each tensor."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -10,13 +11,39 @@ from edge_sdk.records.bundle import Range
 
 AUTO = "auto"
 
+MIXED = "mixed"
+"""What ``auto`` is called in the results where no one method was best for all tensors."""
+
+TRIALS = 8
+"""Tensors that ``auto`` tries with another method, unless told otherwise."""
+
+GAIN_DB = 0.1
+"""Less than this on the held-out samples is chance, and no reason to leave the best method."""
+
+_AGREED = 1.02
+"""Thresholds that differ by less than 2 % are the same."""
+
+Measure = Callable[[Mapping[str, Range]], float]
+
 
 class Choice(NamedTuple):
-    """The method taken, its range per tensor, and what each method tried measured (dB; empty if none was)."""
+    """What was taken, and what was measured for it.
+
+    Attributes:
+        method: of all tensors but those in `swapped`; MIXED where there are any.
+        ranges: by tensor.
+        sqnr_db: what each method measured; empty if none was.
+        swapped: the method of each tensor that does better with another than `base`.
+        base: the best method for all tensors.
+        best_db: what `ranges` measured; None if nothing was.
+    """
 
     method: str
     ranges: dict[str, Range]
     sqnr_db: dict[str, float]
+    swapped: dict[str, str] = {}  # noqa: RUF012 - never changed
+    base: str = ""
+    best_db: float | None = None
 
 
 def check_method(method: str) -> None:
@@ -26,28 +53,55 @@ def check_method(method: str) -> None:
         raise errors.UsageError(f"no method {method!r}{imports.nearest(method, known)}; known: {', '.join(known)}")
 
 
-def ranges_by_method(histograms: Histograms, method: str) -> dict[str, Range]:
-    """Gives the range of each tensor by one method."""
+def ranges_by_method(histograms: Histograms, method: str, swapped: Mapping[str, str] | None = None) -> dict[str, Range]:
+    """Gives the range of each tensor by one method, but for the tensors in `swapped` by theirs."""
     found = {}
     for name, histogram in histograms.items():
-        threshold = thresholds.METHODS[method](histogram)
+        threshold = thresholds.METHODS[(swapped or {}).get(name, method)](histogram)
         scale = quantize.scale_from_threshold(threshold)
         found[name] = Range(histogram.minimum, histogram.maximum, threshold, scale)
     return found
 
 
-def chosen(collected: Collected, method: str, sqnr_of: Callable[[Mapping[str, Range]], float]) -> Choice:
-    """Gives the ranges by `method`; ``auto`` takes the one with the highest SQNR on the held-out samples.
+def chosen(collected: Collected, method: str, sqnr_of: Measure, *, trials: int = TRIALS) -> Choice:
+    """Gives the ranges by `method`; ``auto`` takes what has the highest SQNR on the held-out samples.
 
-    Each method is tried on ranges that never saw the held-out samples; the ranges it gets in the end are of all.
+    It measures each method for all tensors; then, starting from the best, it tries other methods on single tensors,
+    those first on which the methods disagree most, and keeps what gains GAIN_DB. So it is never worse there than the
+    best single method. Everything is tried on ranges that never saw the held-out samples; the ranges in the end are of
+    all samples.
 
     Args:
         collected: of the calibration data, with a held-out part if `method` is ``auto``.
         method: a key of `thresholds.METHODS`, or ``auto``.
         sqnr_of: measures the INT8 model made with some ranges on the held-out samples, in dB.
+        trials: how many tensors are tried; a bound in seconds would make two builds differ.
     """
-    measured = {}
-    if method == AUTO:
-        measured = {name: sqnr_of(ranges_by_method(collected.fitted, name)) for name in thresholds.METHODS}
-        method = max(measured, key=lambda name: measured[name])
-    return Choice(method, ranges_by_method(collected.histograms(), method), measured)
+    total = collected.histograms()
+    if method != AUTO:
+        return Choice(method, ranges_by_method(total, method), {}, base=method)
+    by_method = {name: ranges_by_method(collected.fitted, name) for name in thresholds.METHODS}
+    measured = {name: sqnr_of(found) for name, found in by_method.items()}
+    base = max(measured, key=lambda name: measured[name])
+    best_db, current, swapped = measured[base], dict(by_method[base]), dict[str, str]()
+    for tensor, other in _disagreements(by_method, base)[:trials]:
+        tried = current | {tensor: by_method[other][tensor]}
+        sqnr_db = sqnr_of(tried)
+        if sqnr_db >= best_db + GAIN_DB:
+            best_db, current = sqnr_db, tried
+            swapped[tensor] = other
+    ranges = ranges_by_method(total, base, swapped)
+    return Choice(MIXED if swapped else base, ranges, measured, swapped, base, best_db)
+
+
+def _disagreements(by_method: Mapping[str, Mapping[str, Range]], base: str) -> list[tuple[str, str]]:
+    """Gives (tensor, the method farthest from `base`'s), the largest disagreement first; equals in graph order."""
+    found = []
+    for tensor, taken in by_method[base].items():
+        apart = {
+            method: abs(math.log(ranges[tensor].threshold / taken.threshold)) for method, ranges in by_method.items()
+        }
+        other = max(apart, key=lambda method: apart[method])
+        if apart[other] > math.log(_AGREED):
+            found.append((-apart[other], tensor, other))
+    return [(tensor, other) for _, tensor, other in sorted(found, key=lambda one: one[0])]

@@ -29,9 +29,9 @@ Histograms = dict[str, ranges.MagnitudeHistogram]
 
 
 class Mark(NamedTuple):
-    """The fitted histograms as they were when `count` samples had been seen."""
+    """The fitted histograms as they were when `samples` samples had been seen."""
 
-    count: int
+    samples: int
     histograms: Histograms
 
 
@@ -266,7 +266,7 @@ class _Marks:
     def __init__(self, expected: int | None, before: tuple[Mark, ...]) -> None:
         self._wanted = [expected // 2**step for step in range(_MARKS, 0, -1)] if expected else []
         self._is_doubling = not expected
-        self._next = 2 * before[-1].count if before else 1
+        self._next = 2 * before[-1].samples if before else 1
         self._found = list(before)
 
     def look(self, seen: int, fitted: Histograms) -> None:
@@ -275,12 +275,12 @@ class _Marks:
             self._next = 2 * seen
             self._found = [*self._found[-_MARKS:], Mark(seen, dict(fitted))]
         due = [count for count in self._wanted if 0 < count <= seen]
-        if due and not any(mark.count >= due[-1] for mark in self._found):
+        if due and not any(mark.samples >= due[-1] for mark in self._found):
             self._found.append(Mark(seen, dict(fitted)))
 
     def found(self, total: int | None = None) -> tuple[Mark, ...]:
         """Gives the points before the last sample, `total` if known."""
-        return tuple(mark for mark in self._found if mark.histograms and mark.count != total)[-_MARKS:]
+        return tuple(mark for mark in self._found if mark.histograms and mark.samples != total)[-_MARKS:]
 
 
 def _histogram(values: NDArray[Any], digests: Sequence[str]) -> ranges.MagnitudeHistogram:

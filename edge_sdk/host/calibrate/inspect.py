@@ -212,7 +212,7 @@ def pictures_from_inputs(inputs: tuple[TensorSpec, ...]) -> Pictures | None:
 
 def _is_large(pixels: NDArray[Any], pictures: Pictures) -> bool:
     sides = pixels.shape[2:] if pictures.is_channels_first else pixels.shape[1:3]
-    return min(sides) >= _SMALLEST_SIDE
+    return bool(min(sides) >= _SMALLEST_SIDE)
 
 
 def _is_constant(values: NDArray[Any]) -> NDArray[np.bool_]:
