@@ -1,6 +1,10 @@
 """The gate over the evaluation data, asked as often as a search needs it."""
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from numpy.typing import NDArray
 
 from edge_sdk.engines import ort
 from edge_sdk.engines.protocol import Tensors
@@ -8,6 +12,33 @@ from edge_sdk.host.calibrate import samples
 from edge_sdk.host.job import Graph, Job, Opened, Scan
 from edge_sdk.host.judge import gate, metrics
 from edge_sdk.host.pack import golden
+
+REMEMBERED_BYTES = 32 * 1024 * 1024
+"""Of the float model's outputs; a search that judges several INT8 models need not compute these again."""
+
+
+class _Remembered:
+    """Runs a model on the same batches again and again, and keeps the first outputs that fit into memory."""
+
+    def __init__(self, run: gate.Run) -> None:
+        self._run = run
+        self._kept: list[Tensors] = []
+        self._is_full = False
+
+    def from_start(self) -> gate.Run:
+        """Gives a function that is called with each batch in order."""
+        numbers = itertools.count()
+        return lambda feeds: self._outputs(next(numbers), feeds)
+
+    def _outputs(self, number: int, feeds: Mapping[str, NDArray[Any]]) -> Tensors:
+        if number < len(self._kept):
+            return self._kept[number]
+        outputs = self._run(feeds)
+        used = sum(values.nbytes for kept in (*self._kept, outputs) for values in kept.values())
+        self._is_full = self._is_full or used > REMEMBERED_BYTES
+        if not self._is_full:
+            self._kept.append(outputs)
+        return outputs
 
 
 class Gate:
@@ -33,13 +64,14 @@ class Gate:
         self._count = len(scan.digests)
         self._picks = golden.Picks(self._count, job.seed)
         self._is_picked = False
+        self._remembered = _Remembered(self.run_float)
 
     def judgement(self, int8: bytes | None, *, stage: str = "gate") -> gate.Judgement:
         """Gives the judgement of a serialised INT8 model; of the float model itself for None."""
         with self.job.stages(stage):
             judgement = gate.judged(
-                self.run_float,
-                ort.runner_from_model(int8) if int8 else self.run_float,
+                self._remembered.from_start(),
+                ort.runner_from_model(int8) if int8 else self._remembered.from_start(),
                 self._watched(self.data.evaluation.batches()),
                 outputs=self.graph.model.outputs,
                 metric=self.metric,

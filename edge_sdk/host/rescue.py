@@ -43,10 +43,10 @@ def judged(gatekeeper: Gate, int8: Int8 | None, *, reason: str = "") -> Judged:
     if judgement.verdict.passed:
         return Judged("int8", int8, judgement, None, "", (), gatekeeper.golden(int8.content))
     ranking = _ranking(gatekeeper, int8)
-    pinned = _pinned(gatekeeper, int8, ranking)
-    if pinned is None:
+    found = _pinned(gatekeeper, int8, ranking)
+    if found is None:
         return _without_int8(gatekeeper, int8, judgement, ranking)
-    final = gatekeeper.judgement(pinned.content)
+    pinned, final = found
     names = [entry.node for entry in pinned.placed.pinned[len(int8.placed.pinned) :]]
     reason = (
         f"INT8 everywhere lost {judgement.verdict.drop:.2f} points, {judgement.verdict.max_drop:g} allowed; with "
@@ -94,9 +94,12 @@ def _count(feeds: Tensors) -> int:
     return len(next(iter(feeds.values())))
 
 
-def _pinned(gatekeeper: Gate, int8: Int8, ranking: tuple[sensitivity.Sensitivity, ...]) -> Int8 | None:
+def _pinned(
+    gatekeeper: Gate, int8: Int8, ranking: tuple[sensitivity.Sensitivity, ...]
+) -> tuple[Int8, gate.Judgement] | None:
     """Gives the INT8 model with the fewest layers of the ranking in float that keeps the budget; None if none does."""
     order = _affordable(gatekeeper, ranking)
+    judgements: dict[int, gate.Judgement] = {}
 
     def placed(count: int) -> placement.Placement:
         pins = [Pinned(one.node, _reason(one, rank, len(ranking))) for rank, one in enumerate(order[:count], 1)]
@@ -104,12 +107,14 @@ def _pinned(gatekeeper: Gate, int8: Int8, ranking: tuple[sensitivity.Sensitivity
 
     def holds(count: int) -> bool:
         content = quantizing.variant_bytes(int8.base, placed(count), int8.choice.ranges)
-        return gatekeeper.judgement(content, stage="pin").verdict.passed
+        judgements[count] = gatekeeper.judgement(content, stage="pin")
+        return judgements[count].verdict.passed
 
     count = sensitivity.fewest([one.node for one in order], holds)
     if count is None:
         return None
-    return quantizing.int8_from_choice(gatekeeper.job, int8.base, placed(count), int8.choice, int8.collected)
+    pinned = quantizing.int8_from_choice(gatekeeper.job, int8.base, placed(count), int8.choice, int8.collected)
+    return pinned, judgements[count]
 
 
 def _affordable(gatekeeper: Gate, ranking: tuple[sensitivity.Sensitivity, ...]) -> tuple[sensitivity.Sensitivity, ...]:
