@@ -36,7 +36,7 @@ def unix_listener(path: Path) -> tuple[socket.socket, str]:
     """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        _clear(path)
+        clear_stale(path)
         # Before the bind, so that the socket is at no moment open to more than these.
         os.fchmod(listener.fileno(), PERMISSIONS)
         listener.bind(str(path))
@@ -59,7 +59,12 @@ def close_listener(listener: socket.socket) -> None:
     listener.close()
 
 
-def _clear(path: Path) -> None:
+def clear_stale(path: Path) -> None:
+    """Removes the socket that a dead process left at `path`.
+
+    Raises:
+        UsageError: another process listens there, or something else than a socket is there.
+    """
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
