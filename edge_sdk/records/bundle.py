@@ -95,6 +95,24 @@ class Pinned(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: str
 
 
+class Correction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A change to the weights that was tried before quantisation.
+
+    Attributes:
+        name: ``cross-layer equalisation`` or ``bias correction``.
+        layers: how many layers (of equalisation: pairs of layers) it changed.
+        before_db: SQNR of the worst output on held-out calibration samples without it.
+        after_db: the same with it.
+        kept: whether the model in the bundle has it.
+    """
+
+    name: str
+    layers: int
+    before_db: float
+    after_db: float
+    kept: bool
+
+
 class CompilerReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What NVIDIA's compiler said of the INT8 graph.
 

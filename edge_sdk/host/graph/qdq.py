@@ -31,7 +31,7 @@ def quantized_proto(model: Model, placed: placement.Placement, scales: Mapping[s
     """Gives what `quantized_model` gives, not passed through the checks: for the many variants of a search."""
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
-    writer = _Writer(proto.graph)
+    writer = Writer(proto.graph)
     by_node = {node.name: node for node in proto.graph.node}
     rewired = {
         (use.node, use.slot): writer.activation(use.tensor, scales[use.tensor]) for use in placed.activations
@@ -54,7 +54,7 @@ def with_outputs(model: Model, names: Iterable[str]) -> bytes:
     return model.to_bytes() + bytes(more.SerializeToString())
 
 
-class _Writer:
+class Writer:
     """Adds Q/DQ to one graph; asked twice for the same tensor, it gives the same name."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
@@ -70,10 +70,10 @@ class _Writer:
         key = (tensor, None)
         if key not in self._made:
             constants = [
-                self._constant(f"{tensor}_scale", np.float32(scale)),
-                self._constant(f"{tensor}_zero_point", np.int8(0)),
+                self.constant(f"{tensor}_scale", np.float32(scale)),
+                self.constant(f"{tensor}_zero_point", np.int8(0)),
             ]
-            codes = self._name(f"{tensor}_quantized")
+            codes = self.name(f"{tensor}_quantized")
             quantize_node = self._node("QuantizeLinear", tensor, [tensor, *constants], codes)
             self._made[key] = self._dequantize(tensor, [codes, *constants], quantize_node)
         return self._made[key]
@@ -84,10 +84,10 @@ class _Writer:
         if key not in self._made:
             values = onnx.numpy_helper.to_array(self._weights[tensor])
             codes, scales = quantize.quantized_weights(values, axis=axis)
-            name = self._constant(f"{tensor}_quantized", codes)
+            name = self.constant(f"{tensor}_quantized", codes)
             constants = [
-                self._constant(f"{tensor}_scale", scales),
-                self._constant(f"{tensor}_zero_point", np.zeros(scales.shape, np.int8)),
+                self.constant(f"{tensor}_scale", scales),
+                self.constant(f"{tensor}_zero_point", np.zeros(scales.shape, np.int8)),
             ]
             self._made[key] = self._dequantize(tensor, [name, *constants], axis=axis)
         return self._made[key]
@@ -107,20 +107,22 @@ class _Writer:
         self._graph.initializer.extend(kept)
 
     def _dequantize(self, tensor: str, inputs: list[str], *before: onnx.NodeProto, **attributes: Any) -> str:
-        output = self._name(f"{tensor}_dequantized")
+        output = self.name(f"{tensor}_dequantized")
         self._pending[output] = [*before, self._node("DequantizeLinear", tensor, inputs, output, **attributes)]
         return output
 
     def _node(self, op_type: str, tensor: str, inputs: list[str], output: str, **attributes: Any) -> onnx.NodeProto:
-        name = self._name(f"{tensor}_{op_type}")
+        name = self.name(f"{tensor}_{op_type}")
         return onnx.helper.make_node(op_type, inputs, [output], name, **attributes)
 
-    def _constant(self, wanted: str, values: np.generic | np.ndarray) -> str:
-        name = self._name(wanted)
+    def constant(self, wanted: str, values: np.generic | np.ndarray) -> str:
+        """Gives the name of a new constant."""
+        name = self.name(wanted)
         self._weights[name] = onnx.numpy_helper.from_array(np.asarray(values), name)
         return name
 
-    def _name(self, wanted: str) -> str:
+    def name(self, wanted: str) -> str:
+        """Gives `wanted`, or something like it that is not taken yet."""
         name = clean.unique_name(wanted, self._taken)
         self._taken.add(name)
         return name
