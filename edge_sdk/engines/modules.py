@@ -85,8 +85,17 @@ def jetpack_text(l4t: str | None) -> str:
     >>> jetpack_text("36.4.3")
     '36.4.3 (JetPack 6.2)'
     """
-    row = next((row for row in RELEASES if l4t and f"{l4t}.".startswith(f"{row.l4t}.")), None)
-    return f"{l4t} (JetPack {row.jetpack})" if row else str(l4t)
+    jetpack = find_jetpack(l4t)
+    return f"{l4t} (JetPack {jetpack})" if jetpack else str(l4t)
+
+
+def find_jetpack(l4t: str | None) -> str | None:
+    """Gives the JetPack of a Jetson Linux version, or None.
+
+    >>> find_jetpack("36.4.3")
+    '6.2'
+    """
+    return next((row.jetpack for row in RELEASES if l4t and f"{l4t}.".startswith(f"{row.l4t}.")), None)
 
 
 def dla_refusal(part: str | None, *, tensorrt: str, l4t: str | None) -> str:

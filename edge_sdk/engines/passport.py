@@ -48,7 +48,7 @@ def read_passport(root: Path, gpu: Gpu, *, tensorrt: str) -> Passport:
         gpu: from the CUDA driver.
         tensorrt: version of the installed TensorRT.
     """
-    part = _part_number(root)
+    part = read_part_number(root)
     module = modules.find_module(part)
     release = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", _text(root / "etc/nv_tegra_release"))
     return Passport(
@@ -171,7 +171,7 @@ def _shown(field: str, value: object) -> str:
     return f"{int(str(value)) / 2**30:.1f} GiB" if field == "memory_bytes" else str(value)
 
 
-def _part_number(root: Path) -> str | None:
+def read_part_number(root: Path) -> str | None:
     """The module's P-number; the device tree names the carrier board as well, which is no matter to an engine."""
     for name in ("proc/device-tree/compatible", "proc/device-tree/nvidia,dtsfilename"):
         found = re.findall(r"p\d{4}-\d{4}", _text(root / name))

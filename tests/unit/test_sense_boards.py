@@ -2,7 +2,7 @@
 
 import pytest
 
-from edge_sdk.device.sense import board, files, machine, power, procfs, thermal, together
+from edge_sdk.device.sense import board, files, machine, power, procfs, thermal, throttle, together
 from edge_sdk.records import metrics
 from edge_sdk.records.telemetry import Reading
 from edge_sdk.testing.board import FakeBoard
@@ -145,7 +145,7 @@ def test_the_first_reading_of_a_counter_is_null_and_says_so(fake, clock):
         (procfs.CpuSensor(fake.root), "cpu_utilization_ratio"),
         (procfs.ProcessSensor(fake.root, clock), "process_cpu_ratio"),
         (power.PowerSensor(fake.root, clock), "power_w"),
-        (thermal.ThrottleSensor(fake.root), "throttled"),
+        (throttle.ThrottleSensor(fake.root), "throttled"),
     ):
         reading = collected(sensor)[metric]
         assert reading.value is None
@@ -238,7 +238,7 @@ def test_throttling_on_a_jetson_is_seen_once_it_happens(fake, clock, file):
 def test_throttling_on_a_pc_is_a_counter_that_moves(fake, clock):
     fake.become_pc()
     count = "sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count"
-    sensor = thermal.ThrottleSensor(fake.root)
+    sensor = throttle.ThrottleSensor(fake.root)
     assert after_a_second([sensor], clock, lambda: fake.write(count, 8))["throttled"].value is True
     assert collected(sensor)["throttled"].value is False  # it moved in the interval before, not in this one
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edge_sdk import clock
 from edge_sdk.device.sense import files
+from edge_sdk.device.sense.files import Places
 from edge_sdk.records.telemetry import Reading
 
 _FIRST = "needs two readings; this was the first"
@@ -19,7 +20,7 @@ class CpuSensor:
     def __init__(self, root: Path) -> None:
         self._stat = root / "proc/stat"
         self._cpuinfo = root / "proc/cpuinfo"
-        self._cores = root / "sys/devices/system/cpu"
+        self._clocks = Places(root, "sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq")
         self._before: tuple[float, float] | None = None
 
     def collect(self) -> list[Reading]:
@@ -39,9 +40,13 @@ class CpuSensor:
         return (busy - before[0]) / (total - before[1])
 
     def _frequency_hz(self) -> float:
-        clocks = sorted(self._cores.glob("cpu[0-9]*/cpufreq/scaling_cur_freq"))
+        clocks = self._clocks.find()
         if clocks:
-            return statistics.fmean(files.number(file) for file in clocks) * 1e3
+            readings = [files.reading("cpu_frequency_hz", functools.partial(files.number, file)) for file in clocks]
+            online = [reading.value for reading in readings if isinstance(reading.value, float)]
+            if not online:
+                raise ValueError(readings[0].reason)
+            return statistics.fmean(online) * 1e3  # a core that is switched off has no clock
         megahertz = re.findall(r"^cpu MHz\s*:\s*([0-9.]+)", files.text(self._cpuinfo), re.MULTILINE)
         if not megahertz:
             raise ValueError("no cpufreq driver, and /proc/cpuinfo names no clock")

@@ -1,7 +1,7 @@
 """What a sensor is: one method. A new one is one file; it may come from the user as well."""
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from edge_sdk.records.telemetry import Reading
 
@@ -15,4 +15,13 @@ class Sensor(Protocol):
         What is measured over time covers the time since the call before. What cannot be read is None with the
         reason, never 0 and never the value of the call before.
         """
+        ...
+
+
+@runtime_checkable
+class Ticking(Protocol):
+    """A sensor that integrates, and so wants to be asked more often than once per interval."""
+
+    def tick(self) -> None:
+        """Takes a reading in between; never raises."""
         ...

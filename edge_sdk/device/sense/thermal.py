@@ -1,10 +1,13 @@
-"""Temperatures, the fan, and whether a limit slowed the machine down."""
+"""Temperatures and the fan."""
 
 import functools
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from edge_sdk.device.sense import files
+from edge_sdk.device.sense.files import Places
 from edge_sdk.records.telemetry import Reading
 
 _LOW_C, _HIGH_C = -60.0, 200.0
@@ -13,91 +16,94 @@ _LOW_C, _HIGH_C = -60.0, 200.0
 _CPU_CHIPS = ("coretemp", "k10temp", "zenpower", "cpu_thermal")
 _CONSTANT_ZONES = ("pmic-die",)
 """A fixed number on every Jetson that has it, not a measurement."""
+_ZONE_ENDING = re.compile(r"[-_]?(thermal|therm)$")
+_ZONE_CHARS = 32
+
+
+class _Input(NamedTuple):
+    """One sensor: whose temperature it is, its name among the zones (empty outside of them), and its file."""
+
+    role: str
+    zone: str
+    file: Path
 
 
 class TemperatureSensor:
     """Thermal zones and the temperature inputs of hwmon."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self._zones = Places(root, "sys/class/thermal/thermal_zone*")
+        self._chips = Places(root, "sys/class/hwmon/hwmon*")
+        self._known: tuple[tuple[Path, ...], list[_Input]] = ((), [])
 
     def collect(self) -> list[Reading]:
-        """Gives the hottest CPU sensor, the GPU, and the hottest of all."""
+        """Gives the hottest CPU sensor, the GPU, the hottest of all, and each zone by its name."""
         found = [
-            (role, files.reading(role, functools.partial(_celsius, file), low=_LOW_C, high=_HIGH_C))
-            for role, file in self._inputs()
+            (
+                one,
+                files.reading(
+                    f"temperatures_c.{one.zone}", functools.partial(_celsius, one.file), low=_LOW_C, high=_HIGH_C
+                ),
+            )
+            for one in self._inputs()
         ]
+        zones = [reading for one, reading in found if one.zone]
         return [
-            _hottest("temperature_cpu_c", [one for role, one in found if role == "cpu"]),
-            _hottest("temperature_gpu_c", [one for role, one in found if role == "gpu"]),
-            _hottest("temperature_max_c", [one for _, one in found]),
+            _hottest("temperature_cpu_c", [reading for one, reading in found if one.role == "cpu"]),
+            _hottest("temperature_gpu_c", [reading for one, reading in found if one.role == "gpu"]),
+            _hottest("temperature_max_c", [reading for _, reading in found]),
+            *(
+                files.parts("temperatures_c", zones)
+                or files.absent("no zone under /sys/class/thermal", "temperatures_c")
+            ),
         ]
 
-    def _inputs(self) -> Iterator[tuple[str, Path]]:
-        for zone in sorted(self._root.glob("sys/class/thermal/thermal_zone*")):
-            kind = files.text_or_empty(zone / "type").lower()
-            if kind not in _CONSTANT_ZONES:
-                yield _role(kind), zone / "temp"
-        for chip in sorted(self._root.glob("sys/class/hwmon/hwmon*")):
-            name = files.text_or_empty(chip / "name")
-            for file in sorted(chip.glob("temp*_input")):
-                yield ("cpu" if name in _CPU_CHIPS else _role(name)), file
+    def _inputs(self) -> list[_Input]:
+        folders = (*self._zones.find(), *self._chips.find())
+        if folders != self._known[0]:
+            self._known = folders, [*_zone_inputs(self._zones.find()), *_chip_inputs(self._chips.find())]
+        return self._known[1]
+
+
+def _zone_inputs(zones: Iterable[Path]) -> Iterator[_Input]:
+    taken: set[str] = set()
+    for zone in zones:
+        kind = files.text_or_empty(zone / "type").lower()
+        if kind in _CONSTANT_ZONES:
+            continue
+        name = _ZONE_ENDING.sub("", kind)[:_ZONE_CHARS] or zone.name
+        if name in taken:  # two zones of one type, as acpitz on some PCs
+            name = f"{name}-{zone.name.removeprefix('thermal_zone')}"
+        taken.add(name)
+        yield _Input(_role(kind), name, zone / "temp")
+
+
+def _chip_inputs(chips: Iterable[Path]) -> Iterator[_Input]:
+    for chip in chips:
+        name = files.text_or_empty(chip / "name")
+        for file in sorted(chip.glob("temp*_input")):
+            yield _Input("cpu" if name in _CPU_CHIPS else _role(name), "", file)
 
 
 class FanSensor:
     """The fan's duty: pwm of hwmon, or the state of a cooling device."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self._pwms = Places(root, "sys/class/hwmon/hwmon*/pwm[1-9]", "sys/devices/pwm-fan/target_pwm")
+        self._coolers = Places(root, "sys/class/thermal/cooling_device*")
 
     def collect(self) -> list[Reading]:
         """Gives the fastest fan's share of its maximum."""
         return [files.reading("fan_ratio", self._ratio, high=1.0)]
 
     def _ratio(self) -> float:
-        pwms = sorted(self._root.glob("sys/class/hwmon/hwmon*/pwm[1-9]"))
+        pwms = self._pwms.find()
         if pwms:
             return max(files.number(file) for file in pwms) / 255  # the full scale of hwmon's pwm
-        for device in sorted(self._root.glob("sys/class/thermal/cooling_device*")):
+        for device in self._coolers.find():
             if "fan" in files.text_or_empty(device / "type").lower():
                 return files.number(device / "cur_state") / max(files.number(device / "max_state"), 1.0)
         raise ValueError("no fan under /sys/class/hwmon or /sys/class/thermal")
-
-
-class ThrottleSensor:
-    """Counters and alarms that only move when a thermal or over-current limit slows the machine."""
-
-    _COUNTERS = (
-        "sys/class/hwmon/hwmon*/oc*_event_cnt",  # Jetson Orin: over-current events
-        "sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/*_throttle_count",  # x86
-    )
-    _ALARMS = ("sys/class/hwmon/hwmon*/curr*_crit_alarm",)  # INA3221: critical current, which cuts the clocks
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._before: dict[Path, float] = {}
-
-    def collect(self) -> list[Reading]:
-        """Gives True when a counter moved since the call before, or an alarm stands."""
-        counts, problems = self._numbers(self._COUNTERS)
-        alarms, more_problems = self._numbers(self._ALARMS)
-        before, self._before = self._before, counts
-        moved = [count > before[file] for file, count in counts.items() if file in before]
-        if moved or alarms:
-            return [Reading("throttled", any(moved) or any(alarms.values()))]
-        if counts:
-            return files.absent("needs two readings; this was the first", "throttled")
-        return files.absent((problems + more_problems + ["this machine counts no throttling"])[0], "throttled")
-
-    def _numbers(self, patterns: tuple[str, ...]) -> tuple[dict[Path, float], list[str]]:
-        numbers, problems = {}, []
-        for file in (file for pattern in patterns for file in sorted(self._root.glob(pattern))):
-            measured = files.reading("throttled", functools.partial(files.number, file))
-            if isinstance(measured.value, float):
-                numbers[file] = measured.value
-            else:
-                problems.append(measured.reason)
-        return numbers, problems
 
 
 def _hottest(metric: str, parts: list[Reading]) -> Reading:
