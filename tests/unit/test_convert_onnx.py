@@ -73,7 +73,10 @@ def old_net(opset, *, ir_version=3):
         hg.weight("w1", 16, 3, 3, 3),
         hg.weight("w3", 10, 16),
         hg.weight("b3", 10),
-        *(hg.constant(name, value * ones) for name, value in [("gamma", 1.5), ("beta", 0.1), ("mean", 0.05), ("variance", 0.5)]),
+        *(
+            hg.constant(name, value * ones)
+            for name, value in [("gamma", 1.5), ("beta", 0.1), ("mean", 0.05), ("variance", 0.5)]
+        ),
     ]
     model = hg.graph(nodes, weights, {"image": ["N", 3, "H", "W"]}, {"scores": ["N", 10]}, opset=opset)
     model.ir_version = ir_version
@@ -127,7 +130,10 @@ def test_only_the_standard_domain_is_left(tmp_path, work):
 
 def test_functions_of_the_model_are_written_out(tmp_path, work):
     body = [hg.node("Relu", ["a"], ["b"], "inner")]
-    nodes = [hg.node("MatMul", ["x", "w"], ["p"], "product"), helper.make_node("Act", ["p"], ["y"], "act", domain="own")]
+    nodes = [
+        hg.node("MatMul", ["x", "w"], ["p"], "product"),
+        helper.make_node("Act", ["p"], ["y"], "act", domain="own"),
+    ]
     model = simple(nodes, hg.weight("w", 16, 16))
     model.functions.append(helper.make_function("own", "Act", ["a"], ["b"], body, [helper.make_opsetid("", 17)]))
     model.opset_import.append(helper.make_opsetid("own", 1))
@@ -271,7 +277,9 @@ def test_infinity_in_a_mask_is_no_fault(tmp_path, work):
     converted(simple(nodes, hg.weight("w", 16, 16), mask), tmp_path, work)
 
 
-@pytest.mark.parametrize(("inputs", "outputs"), [({"x": ["N", 0]}, None), (None, {"y": ["N", 0]}), ({"x": [-1, 16]}, None)])
+@pytest.mark.parametrize(
+    ("inputs", "outputs"), [({"x": ["N", 0]}, None), (None, {"y": ["N", 0]}), ({"x": [-1, 16]}, None)]
+)
 def test_an_axis_that_holds_nothing(tmp_path, work, inputs, outputs):
     model = simple([hg.node("MatMul", ["x", "w"], ["y"], "p")], hg.weight("w", 16, 16), inputs=inputs, outputs=outputs)
     refused(hg.save(model, tmp_path / "m.onnx"), work, "axis below 1", "input 'x'|output 'y'")
@@ -322,7 +330,10 @@ def test_a_graph_that_unfolds_to_more_than_memory_ends_at_its_limit(tmp_path, wo
     nodes = [hg.node("Expand", ["x", "shape"], ["big"], "bomb"), hg.node("ReduceMax", ["big"], ["y"], "max")]
     model = hg.graph(nodes, [hg.constant("shape", np.array([200_000, 200_000]))], {"x": [1, 1]}, {"y": ["A", "B"]})
     refused(
-        hg.save(model, tmp_path / "m.onnx"), work, "allocate memory|memory_bytes|bomb", limits=Limits(memory_bytes=2**31)
+        hg.save(model, tmp_path / "m.onnx"),
+        work,
+        "allocate memory|memory_bytes|bomb",
+        limits=Limits(memory_bytes=2**31),
     )
 
 

@@ -67,9 +67,7 @@ def test_an_early_end_gives_the_last_words(tmp_path):
     assert "a library's own words" in refusal(tmp_path, "raises")
 
 
-@pytest.mark.parametrize(
-    "task", ["ends_as_if_done", "answers_nonsense", "answers_too_much", "answers_over_a_link"]
-)
+@pytest.mark.parametrize("task", ["ends_as_if_done", "answers_nonsense", "answers_too_much", "answers_over_a_link"])
 def test_an_answer_that_is_none_is_a_refusal(tmp_path, task):
     assert "answer" in refusal(tmp_path, task)
 
@@ -107,7 +105,9 @@ def test_the_child_ends_when_its_parent_is_killed(tmp_path):
         "from pathlib import Path\nimport test_convert_sandbox as t\n"
         f"t.run(Path({str(tmp_path)!r}), 'hangs')"
     )
-    parent = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)})
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    )
     wait_until(lambda: (tmp_path / "out").is_file() and (tmp_path / "out").read_text())
     child = (tmp_path / "out").read_text()
     assert is_running(child)
@@ -155,6 +155,4 @@ def test_a_missing_package_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     job = Job(source="model.onnx", target="out")
     with pytest.raises(errors.UsageError, match=r"'no_such_framework'.*pip install it"):
-        sandbox.made_in_child(
-            "door:task", job, folder=tmp_path, limits=Limits(), remedy="pip install it"
-        )
+        sandbox.made_in_child("door:task", job, folder=tmp_path, limits=Limits(), remedy="pip install it")

@@ -38,10 +38,9 @@ def _answer(request: Request) -> Answer:
         return Answer(refusal=error.name or str(error), kind="missing")
     try:
         return Answer(made=task(request.job))
-    except errors.ModelError as error:
-        return Answer(refusal=str(error))
     except errors.EdgeError as error:
-        return Answer(refusal=str(error), kind="UsageError")
+        is_call_at_fault = isinstance(error, errors.UsageError) and not isinstance(error, errors.ModelError)
+        return Answer(refusal=str(error), kind="UsageError" if is_call_at_fault else "ModelError")
     except MemoryError as error:
         return Answer(refusal=str(error), kind="memory")
 

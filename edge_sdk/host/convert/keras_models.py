@@ -31,6 +31,10 @@ _CONVERT_ERRORS = (
 )
 
 
+_NOT_COMPUTATION = ("File", "PyFunc", "Save", "Restore", "Checkpoint", "Summary", "Reader", "Dataset", "Print", "Rpc")
+"""Parts of the names of TensorFlow's operators that touch files, processes or the network."""
+
+
 class _Call(NamedTuple):
     """A network as a function of its inputs in order, giving its outputs by name."""
 
@@ -83,6 +87,7 @@ def saved_model_exported(job: Job) -> Made:
         raise errors.ModelError(
             f"{path} has the signatures {sorted(found)}; expected 'serving_default', as Keras' model.export writes it"
         )
+    _check_computes_only(chosen.graph.as_graph_def(), path)
     inputs: dict[str, Any] = chosen.structured_input_signature[1]
 
     def call(*arguments: Any) -> Mapping[str, Any]:
@@ -91,6 +96,17 @@ def saved_model_exported(job: Job) -> Made:
 
     signature = tuple(tf.TensorSpec(given.shape, given.dtype, name=name) for name, given in inputs.items())
     return _made(_Call(call, signature), job, f"TensorFlow {tf.__version__} SavedModel {path.name}", "TensorFlow")
+
+
+def _check_computes_only(graph: Any, path: Path) -> None:
+    """Refuses a graph that does more than compute, before it is run to be compared."""
+    parts = (graph.node, *(function.node_def for function in graph.library.function))
+    for node in (node for nodes in parts for node in nodes):
+        if any(word in node.op for word in _NOT_COMPUTATION):
+            raise errors.ModelError(
+                f"{node.op} node {node.name!r} of {path} touches files, processes or the network; export a signature "
+                "that only computes"
+            )
 
 
 def _made(call: _Call, job: Job, origin: str, label: str) -> Made:

@@ -128,9 +128,9 @@ def _with_free_batch(call: _Call, job: Job) -> tuple[str, ...]:
         for tensor, axes in zip(call.arguments, free, strict=True)
     )
     try:
-        note = _exported(call._replace(arguments=wide), job, free=free)
+        note = _exported(call._replace(arguments=wide), job, free=free, also=call)
         _check_free(job, free)
-    except errors.ModelError as error:
+    except (errors.ModelError, errors.EngineError) as error:
         fixed = _exported(call, job, free=None)
         return fixed, f"the batch is fixed at {batch}, as in the example inputs: {error}"
     return (note,)
@@ -143,29 +143,49 @@ def _check_free(job: Job, free: tuple[dict[int, str], ...]) -> None:
         raise errors.ModelError("the module computes with the size of the batch")
 
 
-def _exported(call: _Call, job: Job, *, free: tuple[dict[int, str], ...] | None) -> str:
-    """Exports to the job's target and compares it with torch; gives a note of how far they lie apart."""
-    with torch.no_grad():
-        outputs = call.run(*call.arguments) if not _are_keywords(call) else call.run(**_by_name(call))
+def _exported(call: _Call, job: Job, *, free: tuple[dict[int, str], ...] | None, also: _Call | None = None) -> str:
+    """Exports to the job's target and compares it with torch; gives a note of how far they lie apart.
+
+    Args:
+        call: what to trace, and to compare on.
+        job: where the file goes.
+        free: names of free axes by input; None leaves them as the program or the example has them.
+        also: a call with other sizes of the free axes, to compare on as well.
+    """
+    outputs = _answers(call)
     _trace(call, outputs, job, free)
     specs, found = ort.specs_from_model(job.target)
-    leaves = [leaf for leaf in _leaves(outputs) if isinstance(leaf, torch.Tensor)]
+    leaves = _leaves(outputs)
     if len(specs) != len(call.arguments) or len(found) != len(leaves):
         raise errors.ModelError(
             f"as ONNX the module has {len(specs)} inputs and {len(found)} outputs, but was traced with "
             f"{len(call.arguments)} and gave {len(leaves)}; take unused inputs out of forward"
         )
-    feeds = {spec.name: _array(tensor) for spec, tensor in zip(specs, call.arguments, strict=True)}
-    expected = {spec.name: _array(leaf) for spec, leaf in zip(found, leaves, strict=True)}
-    apart = closeness.difference(expected, ort.runner_from_model(job.target)(feeds))
+    run = ort.runner_from_model(job.target)
+    notes = []
+    for one in (call, also) if also else (call,):
+        feeds = {spec.name: _array(tensor) for spec, tensor in zip(specs, one.arguments, strict=True)}
+        given = {spec.name: _array(leaf) for spec, leaf in zip(found, _leaves(_answers(one)), strict=True)}
+        notes.append(_compared(given, run(feeds)))
+        probe.write_examples(list(feeds.values()), probe.fed_file(Path(job.target)))
+    return notes[0]
+
+
+def _compared(expected: dict[str, Any], given: Mapping[str, Any]) -> str:
+    """Gives a note of how far ONNX Runtime lies from torch; raises ModelError when it is too far."""
+    apart = closeness.difference(expected, given)
     text = probe.difference_text(apart)
     if not apart.is_within_tolerance:
         raise errors.ModelError(
             f"as ONNX the module answers differently from torch, {text}, more than {closeness.FLOAT_TOLERANCE}; "
             "does it draw random numbers, or keep state between calls?"
         )
-    probe.write_examples(list(feeds.values()), probe.fed_file(Path(job.target)))
     return f"exported with opset {OPSET}; its outputs differ from torch's {text}"
+
+
+def _answers(call: _Call) -> Any:
+    with torch.no_grad():
+        return call.run(**_by_name(call)) if _are_keywords(call) else call.run(*call.arguments)
 
 
 def _trace(call: _Call, outputs: Any, job: Job, free: tuple[dict[int, str], ...] | None) -> None:
@@ -228,13 +248,13 @@ def _tensors(examples: Sequence[Any], device: torch.device) -> tuple[torch.Tenso
     return tuple(torch.as_tensor(example).to(device) for example in examples)
 
 
-def _leaves(outputs: Any) -> list[Any]:
-    """Gives nested outputs in the order in which the exporter flattens them."""
+def _leaves(outputs: Any) -> list[torch.Tensor]:
+    """Gives the tensors of nested outputs in the order in which the exporter flattens them."""
     if isinstance(outputs, Mapping):
         return [leaf for value in outputs.values() for leaf in _leaves(value)]
     if isinstance(outputs, tuple | list):
         return [leaf for value in outputs for leaf in _leaves(value)]
-    return [outputs]
+    return [outputs] if isinstance(outputs, torch.Tensor) else []
 
 
 def _array(tensor: torch.Tensor) -> Any:

@@ -25,7 +25,14 @@ _LOG = logging.getLogger(__name__)
 _BOOT = "import sys; sys.path[:] = sys.argv[2:]; from edge_sdk.host.convert import child; child.main(sys.argv[1])"
 _ANSWER_BYTES_MAX = 2**20
 _WORDS_BYTES_MAX = 4096
-_OUT_OF_MEMORY = ("bad_alloc", "MemoryError", "out of memory", "Failed to allocate memory", "Cannot allocate memory")
+_OUT_OF_MEMORY = (
+    "bad_alloc",
+    "memoryerror",
+    "out of memory",
+    "allocate memory",
+    "memory allocation",
+    "failed to map segment",  # the loader, when a library does not fit any more
+)
 
 
 def made_in_child(
@@ -130,7 +137,7 @@ def _ending(source: str, code: int | None, spoken: str, limits: Limits) -> str:
     """Words how the child ended."""
     if code is None:
         return _limit_text(source, f"was not done after {limits.wall_s} s", "wall_s")
-    if any(phrase in spoken for phrase in _OUT_OF_MEMORY):
+    if any(phrase in spoken.lower() for phrase in _OUT_OF_MEMORY):
         return _memory_text(source, limits)
     if code == -signal.SIGXCPU:
         return _limit_text(source, f"used {limits.cpu_s} s of processor time without an end", "cpu_s")
