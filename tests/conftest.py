@@ -35,20 +35,26 @@ def make_bundle(tmp_path, tiny_onnx):
     return lambda name: write_tiny(tmp_path / f"{name}.edge", tiny_onnx, name=name)
 
 
+@pytest.fixture(scope="session")
+def write_bundle():
+    """Writes a bundle at a path: ``write_bundle(path, model, name=..., version=..., counter=...)``."""
+    return write_tiny
+
+
 @pytest.fixture
 def tiny_bundle(make_bundle) -> bundles.Bundle:
     """A bundle named ``tiny`` in a folder of this test's own; uint8 input is scaled by 1/255 on the device."""
     return make_bundle("tiny")
 
 
-def write_tiny(target, model, *, name) -> bundles.Bundle:
+def write_tiny(target, model, *, name, version="1.2.0", counter=1) -> bundles.Bundle:
     score = bundle.Score(0.9, 0.8, 1.0)
     files = {bundles.FLOAT_MODEL: model, bundles.CALIBRATION: b"{}"}
     manifest = bundle.Manifest(
         schema=bundle.SCHEMA,
         name=name,
-        version="1.2.0",
-        counter=1,
+        version=version,
+        counter=counter,
         sdk="0",
         precision="float",
         inputs=(TensorSpec("x", "float32", (None, 3)),),
