@@ -1,6 +1,6 @@
 """Equalisation and bias correction, each kept only where it measurably raises the SQNR on held-out samples."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from edge_sdk.host.graph import model as models
 from edge_sdk.host.job import Graph, Job, Opened
 from edge_sdk.host.judge import gate
 from edge_sdk.numerics import ranges
-from edge_sdk.records.bundle import Correction, Range
+from edge_sdk.records.bundle import Correction
 
 GOOD_DB = 30.0
 """From here on the noise is a thousandth of the outputs, and neither correction is worth its time."""

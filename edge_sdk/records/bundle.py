@@ -113,6 +113,20 @@ class Correction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kept: bool
 
 
+class WorthIt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whether INT8 is worth it.
+
+    Attributes:
+        answer: ``yes``, ``no``, or ``not measured`` where only a device can tell.
+        reason: in a sentence.
+        basis: what it rests on: accuracy, compute ratio, roofline, measured on a device.
+    """
+
+    answer: str
+    reason: str
+    basis: tuple[str, ...]
+
+
 class CompilerReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What NVIDIA's compiler said of the INT8 graph.
 

@@ -6,6 +6,7 @@ layer corrects what an earlier one has corrected already.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -89,7 +90,8 @@ def _channels(node: onnx.NodeProto, wiring: placement.Wiring) -> int:
     shape = wiring.shapes[node.input[1]]
     groups = placement.attributes(node).get("group", 1)
     assert isinstance(groups, int)
-    return shape[placement.channel_axis(node)] * (groups if node.op_type == "ConvTranspose" else 1)
+    channels: int = shape[placement.channel_axis(node)]
+    return channels * (groups if node.op_type == "ConvTranspose" else 1)
 
 
 def _mean_difference(
@@ -99,11 +101,11 @@ def _mean_difference(
     difference, mean = (writer.name(f"{node.output[0]}_{what}") for what in ("difference", "mean"))
     is_matrix = node.op_type == "Gemm"
     axes = [0] if is_matrix else [0, *range(2, len(wiring.shapes[node.input[1]]))]
-    inputs, attributes = [difference], {"keepdims": 0}
+    inputs, attributes = [difference], dict[str, Any](keepdims=0)
     if opset >= _AXES_ARE_INPUTS:
         inputs.append(writer.constant(f"{mean}_axes", np.array(axes, np.int64)))
     else:
-        attributes["axes"] = axes  # type: ignore[assignment]  # onnx takes any kind of attribute
+        attributes["axes"] = axes
     return mean, [
         onnx.helper.make_node("Sub", [node.output[0], twin.output[0]], [difference], writer.name(f"{mean}_sub")),
         onnx.helper.make_node("ReduceMean", inputs, [mean], writer.name(f"{mean}_node"), **attributes),

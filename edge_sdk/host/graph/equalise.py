@@ -149,4 +149,5 @@ def _weights(graph: onnx.GraphProto) -> dict[str, NDArray[np.float32]]:
 
 
 def _node(model: models.Model, name: str) -> onnx.NodeProto:
-    return next(node for node in model.proto.graph.node if node.name == name)
+    nodes: dict[str, onnx.NodeProto] = {node.name: node for node in model.proto.graph.node}
+    return nodes[name]
