@@ -1,27 +1,31 @@
 """Knows the order of the stages from a model file to a gated bundle; nobody else does.
 
-read -> scan -> fold -> calibrate -> place -> compile -> gate -> pack. Everything that can be wrong with the input is
-found in the first two, and nothing is on disk before the last.
+convert -> read -> scan -> fold -> calibrate -> choose -> place -> compile -> gate -> pack. Everything that can be wrong
+with the model is found in the first two, with the evaluation data in the third, and nothing is on disk before the last
+but the state of an interrupted calibration.
 """
 
 import functools
-from collections.abc import Mapping
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from edge_sdk import clock, errors
-from edge_sdk.engines import compilers, ort
+from edge_sdk.engines import apart, compilers
 from edge_sdk.engines.protocol import Tensors
-from edge_sdk.host import figures, gating, quantizing, rescue
-from edge_sdk.host.calibrate import choose, collect, samples
+from edge_sdk.host import figures, gating, quantizing, ranging, rescue
+from edge_sdk.host.calibrate import choose, inspect, rangefile, samples
 from edge_sdk.host.calibrate import data as datasets
-from edge_sdk.host.graph import clean, macs, placement, qdq
+from edge_sdk.host.convert import source
+from edge_sdk.host.graph import clean, macs, placement
 from edge_sdk.host.graph import model as models
-from edge_sdk.host.job import Check, Graph, Int8, Job, Opened, Progress, Scan, Stages
+from edge_sdk.host.job import Check, Graph, Job, Opened, Progress, Ranged, Scan, Stages
 from edge_sdk.host.judge import gate, metrics, pairs
 from edge_sdk.host.pack import bundle as packing
 from edge_sdk.host.pack import result
 from edge_sdk.host.pack.result import BuildResult
-from edge_sdk.records.bundle import Preprocess, Range
+from edge_sdk.records.bundle import Preprocess
 from edge_sdk.wire import bundles
 
 PRECISIONS = ("auto", "int8", "fp16", "float")
@@ -33,7 +37,7 @@ _PROBE_SAMPLES = 2
 
 
 def build_bundle(
-    model: str | Path,
+    model: object,
     output: str | Path,
     *,
     calibration: datasets.DataSpec,
@@ -49,15 +53,23 @@ def build_bundle(
     counter: int = 0,
     seed: int = 0,
     min_samples: int = MIN_SAMPLES,
+    allow: Iterable[str] = (),
+    ranges: Iterable[str | Path] = (),
+    save_ranges: str | Path | None = None,
+    resume: bool = False,
+    examples: source.Examples | None = None,
+    keep_layout: bool = False,
     force: bool = False,
     check: Check | None = None,
     progress: Progress | None = None,
     ticks: clock.Clock | None = None,
 ) -> BuildResult:
-    """Builds a bundle from an ONNX model: INT8 by TensorRT's rules, gated on measured accuracy.
+    """Builds a bundle from a model of any framework: INT8 by TensorRT's rules, gated on measured accuracy.
 
     Args:
-        model: ONNX file, opset 13 or higher.
+        model: path of an ONNX file (opset 7 and up), ``.pt2``, ``.keras``, ``.h5``, ``.tflite`` or SavedModel folder;
+            ``module:function`` or ``file.py:function`` that gives a torch module and example inputs; or the torch or
+            Keras model itself.
         output: the bundle folder to write; its parent exists.
         calibration: what the ranges are taken from; see `datasets.DataSpec`. Labels are not used.
         evaluation: what both models are judged on; must not share samples with `calibration`.
@@ -73,6 +85,12 @@ def build_bundle(
         counter: a device never goes back to a lower one by itself.
         seed: picks the golden samples.
         min_samples: fewer calibration samples are refused.
+        allow: keys of `inspect.ALLOWANCES`: oddities of the data that are meant.
+        ranges: range files of this model; calibration samples that they know are not run again.
+        save_ranges: where to write a range file.
+        resume: go on from where an interrupted build of `output` was.
+        examples: example inputs, for a torch module that comes without.
+        keep_layout: leave image inputs of TensorFlow as ``[N, H, W, C]``.
         force: replace a bundle at `output`.
         check: NVIDIA's compiler; by default the one installed here, if any.
         progress: called as (stage, done, total).
@@ -84,7 +102,8 @@ def build_bundle(
         EngineError: NVIDIA's compiler refused the INT8 graph; nothing was written.
     """
     job = Job(
-        model=Path(model),
+        source=model,
+        keep_layout=keep_layout,
         target=Path(output),
         calibration=calibration,
         evaluation=evaluation,
@@ -94,25 +113,36 @@ def build_bundle(
         precision=precision,
         preprocess=dict(preprocess or {}),
         classes=tuple(classes),
-        name=packing.name_from_file(Path(model)) if name is None else name,
+        name=_name_from_source(model) if name is None else name,
         version=version,
         counter=counter,
         seed=seed,
         min_samples=min_samples,
+        allowed=frozenset(allow),
+        ranges=tuple(map(Path, ranges)),
+        save_ranges=None if save_ranges is None else Path(save_ranges),
+        is_resumed=resume,
         force=force,
-        check=check or functools.partial(compilers.check_model, progress=progress),
+        check=check or functools.partial(apart.check_model, progress=progress),
         stages=Stages(ticks or clock.SystemClock(), progress),
     )
     _check_job(job)
-    data = _opened(job)
+    with rangefile.work_folder(job.target):
+        return _built(job, _opened(job, examples))
+
+
+def _built(job: Job, data: Opened) -> BuildResult:
     scan = _scanned(job, data)
     graph = _folded(job, data, scan)
+    data = data._replace(model=graph.model)  # frees the weights as they were read
+    ranged = ranging.ranged(job, data, scan, graph) if _is_int8_wanted(job, graph) else None
     gatekeeper = gating.Gate(job, data, scan, graph)
-    if _is_int8_wanted(job, graph):
-        judged = rescue.judged(gatekeeper, _quantized(job, data, scan, graph))
+    if ranged is not None:
+        int8 = quantizing.int8_from_choice(job, graph.model, graph.placed, ranged.choice, ranged.collected)
+        judged = rescue.judged(gatekeeper, int8)
     else:
         judged = rescue.judged(gatekeeper, None)
-    bundle, found = figures.packed(job, data, graph, judged)
+    bundle, found = figures.packed(job, data, graph, judged, _background(data, scan, ranged))
     compiler = judged.int8.compiler if judged.int8 else compilers.ABSENT.report
     return result.result_from_report(found, bundle, compiler=compiler, seconds=job.stages.seconds)
 
@@ -125,13 +155,31 @@ def _check_job(job: Job) -> None:
         raise errors.UsageError(f"max_drop is {job.max_drop}; expected 0 or more, in points of the metric")
     metrics.check_metric(job.metric)
     choose.check_method(job.method)
+    inspect.check_allowed(job.allowed)
     packing.check_names(job.name, job.version)
     bundles.check_target(job.target, replace=job.force)
 
 
-def _opened(job: Job) -> Opened:
+def _name_from_source(model: object) -> str:
+    """Gives a name for the bundle: of the file, or of the function in ``file.py:function``."""
+    if not isinstance(model, str | os.PathLike):
+        return "model"
+    path = os.fspath(model)
+    return packing.name_from_file(Path(path if Path(path).exists() else path.rpartition(":")[2]))
+
+
+def _opened(job: Job, examples: source.Examples | None) -> Opened:
+    with tempfile.TemporaryDirectory(prefix="edge-sdk-") as folder:
+        with job.stages("convert"):
+            converted = source.onnx_from_source(
+                job.source, inputs=examples, workdir=Path(folder), keep_layout=job.keep_layout
+            )
+        return _opened_as_onnx(job, converted)
+
+
+def _opened_as_onnx(job: Job, converted: source.ConvertedModel) -> Opened:
     with job.stages("read"):
-        model = models.read_model(job.model)
+        model = models.read_model(converted.path)
         samples.check_preprocess(job.preprocess, model.inputs)
         count = pairs.class_count(model.outputs)
         if job.classes and len(job.classes) != count:
@@ -142,20 +190,23 @@ def _opened(job: Job) -> Opened:
         if not metrics.takes_labels(job.metric, model.outputs):
             gate.check_labels(model.outputs, is_labelled=evaluation.is_labelled)
         metrics.chosen(job.metric, model.outputs, is_labelled=evaluation.is_labelled)
-    return Opened(model, calibration, evaluation)
+    return Opened(converted, model, calibration, evaluation)
 
 
 def _scanned(job: Job, data: Opened) -> Scan:
     """Reads the evaluation data once, so that its faults are found before the long work."""
     digests: list[str] = []
     probe: Tensors = {}
+    inspector = inspect.Inspector(data.evaluation.name, data.model.inputs, allowed=job.allowed)
     on_samples = job.stages.counter("scan", data.evaluation.expected)
     with job.stages("scan"):
         for batch in data.evaluation.batches():
             digests.extend(batch.digests)
+            inspector.look(batch)
             probe = probe or {name: values[:_PROBE_SAMPLES].copy() for name, values in batch.feeds.items()}
             on_samples(len(digests))
-    return Scan(tuple(digests), probe)
+        seen = inspector.finish()
+    return Scan(tuple(digests), probe, seen.fingerprints, seen.notes)
 
 
 def _folded(job: Job, data: Opened, scan: Scan) -> Graph:
@@ -167,40 +218,14 @@ def _folded(job: Job, data: Opened, scan: Scan) -> Graph:
 def _is_int8_wanted(job: Job, graph: Graph) -> bool:
     if job.precision == "int8" and not graph.placed.weights:
         reasons = "; ".join(f"{entry.node}: {entry.reason}" for entry in graph.placed.pinned[:3])
-        raise errors.ModelError(f"no layer of {job.model} can run in INT8 ({reasons}); build with --precision float")
+        raise errors.ModelError(f"no layer of the model can run in INT8 ({reasons}); build with --precision float")
     return job.precision in ("auto", "int8") and bool(graph.placed.weights)
 
 
-def _quantized(job: Job, data: Opened, scan: Scan, graph: Graph) -> Int8:
-    collected = _collected(job, data, scan, graph)
-    with job.stages("choose"):
-        run_float = ort.runner_from_model(graph.model.to_bytes())
-        references = [(feeds, run_float(feeds)) for feeds in collected.held_feeds]
-
-        def sqnr_of(ranges: Mapping[str, Range]) -> float:
-            content = quantizing.variant_bytes(graph.model, graph.placed, ranges)
-            return gate.worst_sqnr_db(ort.runner_from_model(content), references, graph.model.outputs)
-
-        choice = choose.chosen(collected, job.method, sqnr_of)
-    return quantizing.int8_from_choice(job, graph.model, graph.placed, choice, collected)
-
-
-def _collected(job: Job, data: Opened, scan: Scan, graph: Graph) -> collect.Collected:
-    tensors = graph.placed.tensors
-    inputs = {spec.name for spec in graph.model.inputs}
-    wanted = [name for name in tensors if name not in inputs]
-    with job.stages("calibrate"):
-        collected = collect.collected(
-            ort.runner_from_model(qdq.with_outputs(graph.model, wanted), wanted) if wanted else lambda _feeds: {},
-            tensors,
-            data.calibration.batches(),
-            hold_out=job.method == choose.AUTO,
-            evaluated={digest: index for index, digest in enumerate(scan.digests)},
-            on_samples=job.stages.counter("calibrate", data.calibration.expected),
-        )
-    if len(collected.digests) < job.min_samples:
-        raise errors.DataError(
-            f"{data.calibration.name} gave {len(collected.digests)} samples; at least {job.min_samples} are needed to "
-            "see a network's usual range: give more, or allow fewer with --min-samples"
-        )
-    return collected
+def _background(data: Opened, scan: Scan, ranged: Ranged | None) -> figures.Background:
+    return figures.Background(
+        origin=data.converted.origin,
+        conversion=data.converted.notes,
+        notes=(*(ranged.notes if ranged else ()), *scan.notes),
+        points=ranged.points if ranged else (),
+    )

@@ -1,7 +1,10 @@
 """Everything a build found out, as the report and the files of a bundle."""
 
+from typing import NamedTuple
+
 from edge_sdk import __version__
 from edge_sdk.engines import compilers
+from edge_sdk.host.calibrate import coverage
 from edge_sdk.host.graph import macs
 from edge_sdk.host.job import Graph, Int8, Job, Judged, Opened
 from edge_sdk.host.pack import bundle as packing
@@ -12,10 +15,28 @@ from edge_sdk.wire import bundles
 NO_RANGES = "none"
 
 
-def packed(job: Job, data: Opened, graph: Graph, judged: Judged) -> tuple[bundles.Bundle, report.Report]:
+class Background(NamedTuple):
+    """What the report says of the model's and the data's past.
+
+    Attributes:
+        origin: what the model was made from.
+        conversion: what was changed and measured on the way to ONNX, a sentence each.
+        notes: what was found of the data and not refused, a sentence each.
+        points: of the coverage curve.
+    """
+
+    origin: str
+    conversion: tuple[str, ...]
+    notes: tuple[str, ...]
+    points: tuple[coverage.Point, ...]
+
+
+def packed(
+    job: Job, data: Opened, graph: Graph, judged: Judged, background: Background
+) -> tuple[bundles.Bundle, report.Report]:
     """Writes the bundle and gives it with its report; see `pack.bundle.packed` for what it raises."""
     with job.stages("pack"):
-        figures = _report(job, data, graph, judged)
+        figures = _report(job, data, graph, judged, background)
         int8 = judged.int8
         calibration = Calibration(
             method=figures.method,
@@ -39,7 +60,7 @@ def packed(job: Job, data: Opened, graph: Graph, judged: Judged) -> tuple[bundle
         return packing.packed(job.target, artefacts, replace=job.force), figures
 
 
-def _report(job: Job, data: Opened, graph: Graph, judged: Judged) -> report.Report:
+def _report(job: Job, data: Opened, graph: Graph, judged: Judged, background: Background) -> report.Report:
     int8 = judged.int8
     words = int8.compiler if int8 else compilers.ABSENT.report
     placed = int8.placed if int8 else graph.placed
@@ -65,6 +86,15 @@ def _report(job: Job, data: Opened, graph: Graph, judged: Judged) -> report.Repo
         compiler=report.CompilerWords(words.name, words.version, words.ok, words.messages),
         tensors=report.tensors_from_ranges(_ranges(int8), int8.collected.histograms()) if int8 else {},
         environment=report.environment(__version__),
+        origin=background.origin,
+        conversion=background.conversion,
+        notes=background.notes,
+        allowed=tuple(sorted(job.allowed)),
+        swapped=int8.choice.swapped if int8 else {},
+        coverage=report.Coverage(
+            tuple(report.CoveragePoint(*point) for point in background.points),
+            coverage.sentence(background.points) if background.points else "",
+        ),
         reason=judged.reason,
         refused=judged.refused.verdict if judged.refused else None,
         sensitivity=tuple(report.Sensitivity(one.node, one.sqnr_db) for one in judged.ranking),

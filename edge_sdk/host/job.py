@@ -1,5 +1,6 @@
 """What the stages of one build hand on to each other."""
 
+import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,11 +8,13 @@ from typing import NamedTuple
 
 from edge_sdk import clock
 from edge_sdk.engines.protocol import Tensors
-from edge_sdk.host.calibrate import choose, collect, samples
+from edge_sdk.host.calibrate import choose, collect, coverage, samples
 from edge_sdk.host.calibrate import data as datasets
+from edge_sdk.host.convert.source import ConvertedModel
 from edge_sdk.host.graph import model as models
 from edge_sdk.host.graph import placement
 from edge_sdk.host.judge import gate, sensitivity
+from edge_sdk.numerics.hashes import Fingerprints
 from edge_sdk.records.bundle import CompilerReport, Preprocess
 
 Progress = Callable[[str, int, int], None]
@@ -31,9 +34,10 @@ class Stages:
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Adds the wall time inside to the stage's seconds."""
+        """Adds the wall time inside to the stage's seconds; memory that was freed in it goes back to the system."""
         started_ns = self._ticks.tick_ns()
         yield
+        _give_back()
         spent_s = (self._ticks.tick_ns() - started_ns) / 1e9
         self.seconds[name] = round(self.seconds.get(name, 0.0) + spent_s, 4)
 
@@ -47,10 +51,18 @@ class Stages:
         return on_samples
 
 
+def _give_back() -> None:
+    """Hands freed memory back: glibc keeps the blocks of large weights, and the next stage then comes on top."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 class Job(NamedTuple):
     """The arguments of one build."""
 
-    model: Path
+    source: object
+    keep_layout: bool
     target: Path
     calibration: datasets.DataSpec
     evaluation: datasets.DataSpec
@@ -65,24 +77,38 @@ class Job(NamedTuple):
     counter: int
     seed: int
     min_samples: int
+    allowed: frozenset[str]
+    ranges: tuple[Path, ...]
+    save_ranges: Path | None
+    is_resumed: bool
     force: bool
     check: Check
     stages: Stages
 
 
 class Opened(NamedTuple):
-    """Model and data, fit for each other as far as headers tell."""
+    """Model and data, fit for each other as far as headers tell; `converted` says what the model was made from."""
 
+    converted: ConvertedModel
     model: models.Model
     calibration: samples.Data
     evaluation: samples.Data
 
 
 class Scan(NamedTuple):
-    """The evaluation data after one pass over it: each sample's digest, and the first few prepared samples."""
+    """The evaluation data after one pass over it.
+
+    Attributes:
+        digests: of each sample.
+        probe: the first few samples, prepared.
+        fingerprints: of each sample's picture; None where the model takes none.
+        notes: what was found and not refused, a sentence each.
+    """
 
     digests: tuple[str, ...]
     probe: Tensors
+    fingerprints: Fingerprints | None
+    notes: tuple[str, ...]
 
 
 class Graph(NamedTuple):
@@ -91,6 +117,22 @@ class Graph(NamedTuple):
     model: models.Model
     placed: placement.Placement
     macs: dict[str, int]
+
+
+class Ranged(NamedTuple):
+    """What calibration found.
+
+    Attributes:
+        collected: histograms of the calibration data.
+        choice: the ranges.
+        points: of the coverage curve.
+        notes: what was found of the data and not refused, a sentence each.
+    """
+
+    collected: collect.Collected
+    choice: choose.Choice
+    points: tuple[coverage.Point, ...]
+    notes: tuple[str, ...]
 
 
 class Int8(NamedTuple):

@@ -160,7 +160,7 @@ class TestArrays:
         path = tmp_path / "data.npz"
         save(path, image=hg.pixels(100, 1) // 16)
         content = bytearray(path.read_bytes())
-        content[3000] ^= 0xFF
+        content[len(content) // 2] ^= 0xFF
         path.write_bytes(bytes(content))
         refused(lambda: all_of(opened(path)), "damaged")
 

@@ -10,7 +10,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -83,9 +83,10 @@ def write_ranges(file: Path, key: Key, state: State) -> None:
         state.held,
         {name: _Part(samples[name], tuple(_rows(part))) for name, part in parts.items()},
     )
+    arrays: dict[str, Any] = {name: _counts(part) for name, part in parts.items()}
+    arrays[_HEADER] = np.frombuffer(msgspec.json.encode(header), np.uint8)
     content = io.BytesIO()
-    arrays = {name: _counts(part) for name, part in parts.items()}
-    np.savez_compressed(content, header=np.frombuffer(msgspec.json.encode(header), np.uint8), **arrays)
+    np.savez_compressed(content, **arrays)
     try:
         with tempfile.NamedTemporaryFile(prefix=f".{file.name}.", dir=file.parent, delete=False) as stream:
             stream.write(content.getbuffer())

@@ -18,7 +18,7 @@ class Adjustable(NamedTuple):
 
     def feeds(self, scales: Mapping[str, float]) -> dict[str, NDArray[np.float32]]:
         """Gives what to feed for the scales of some tensors; those that are not quantised are passed over."""
-        return {name: np.float32(scales[tensor]).reshape(()) for tensor, name in self.scales.items()}
+        return {name: np.array(scales[tensor], np.float32) for tensor, name in self.scales.items()}
 
 
 def adjustable_from_proto(proto: onnx.ModelProto) -> Adjustable:

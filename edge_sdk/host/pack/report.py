@@ -49,6 +49,29 @@ class Tensor(msgspec.Struct, frozen=True):
     counts: tuple[int, ...]
 
 
+class CoveragePoint(msgspec.Struct, frozen=True):
+    """The ranges after some of the calibration samples, against those after the last.
+
+    Attributes:
+        samples: behind the ranges.
+        moved_share: share of the tensors whose threshold is more than 5 % off, 0 to 1.
+        largest_change: of any tensor's threshold, as a share of its last one.
+        sqnr_db: of the worst output on the held-out samples; None if it was not measured.
+    """
+
+    samples: int
+    moved_share: float
+    largest_change: float
+    sqnr_db: float | None
+
+
+class Coverage(msgspec.Struct, frozen=True):
+    """The coverage curve, and what it says: whether more calibration data would help."""
+
+    points: tuple[CoveragePoint, ...]
+    sentence: str
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """report.json.
 
@@ -73,6 +96,12 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         compiler: NVIDIA's.
         tensors: by name, in graph order.
         environment: versions of what took part.
+        origin: what the model was made from.
+        conversion: what was changed and measured on the way to ONNX, a sentence each.
+        notes: what was found of the data and not refused, a sentence each.
+        allowed: what the user let pass (``--allow``).
+        swapped: tensors whose range is by another method than the others', with that method.
+        coverage: whether more calibration data would help.
         reason: why the bundle is not plain INT8; empty where it is.
         refused: the verdict on plain INT8, where something else is in the bundle.
         sensitivity: the layers, the most harmful first; empty where plain INT8 kept the budget.
@@ -98,6 +127,12 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     compiler: CompilerWords
     tensors: dict[str, Tensor]
     environment: dict[str, str]
+    origin: str = ""
+    conversion: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    allowed: tuple[str, ...] = ()
+    swapped: dict[str, str] = {}
+    coverage: Coverage = Coverage((), "")
     reason: str = ""
     refused: Verdict | None = None
     sensitivity: tuple[Sensitivity, ...] = ()

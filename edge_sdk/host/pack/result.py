@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from edge_sdk.host.pack.report import Report
+from edge_sdk.host.pack.report import Coverage, Report
 from edge_sdk.records.bundle import CompilerReport, Pinned
 from edge_sdk.wire.bundles import Bundle
 
@@ -36,7 +36,10 @@ class BuildResult(msgspec.Struct, frozen=True, kw_only=True):
         int8_compute_ratio: share of multiply-accumulates in INT8.
         compiler: NVIDIA's, and what it said.
         seconds: wall time of each stage.
-        peak_rss_bytes: of this process so far.
+        peak_rss_bytes: of the largest of this process and its children so far.
+        origin: what the model was made from.
+        notes: what was changed on the way to ONNX, and what was found of the data and not refused.
+        coverage: whether more calibration data would help.
     """
 
     bundle: str
@@ -62,6 +65,9 @@ class BuildResult(msgspec.Struct, frozen=True, kw_only=True):
     compiler: CompilerReport
     seconds: dict[str, float]
     peak_rss_bytes: int
+    origin: str
+    notes: tuple[str, ...]
+    coverage: Coverage
 
 
 def result_from_report(
@@ -93,14 +99,22 @@ def result_from_report(
         compiler=compiler,
         seconds=seconds,
         peak_rss_bytes=peak_rss_bytes(),
+        origin=figures.origin,
+        notes=figures.conversion + figures.notes,
+        coverage=figures.coverage,
     )
 
 
 def peak_rss_bytes() -> int:
-    """Gives the largest resident memory of this process so far.
+    """Gives the largest resident memory so far of this process or any child that ended, whichever is larger.
 
-    Linux keeps it as VmHWM; getrusage, used elsewhere, also counts the parent's from before this program started.
+    Linux keeps its own as VmHWM; getrusage, used elsewhere, also counts the parent's from before this program started.
     """
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    return max(_own_peak_bytes(), children)
+
+
+def _own_peak_bytes() -> int:
     status = Path("/proc/self/status")
     if status.is_file():
         for line in status.read_text(encoding="ascii").splitlines():

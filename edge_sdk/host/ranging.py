@@ -1,0 +1,179 @@
+"""The calibration data to ranges: one pass over it, or what earlier passes left, then the choice of the methods."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_sdk import errors
+from edge_sdk.engines import ort
+from edge_sdk.engines.protocol import Tensors
+from edge_sdk.host.calibrate import choose, collect, coverage, rangefile
+from edge_sdk.host.calibrate.inspect import Inspector
+from edge_sdk.host.graph import adjust, qdq
+from edge_sdk.host.job import Graph, Job, Opened, Ranged, Scan
+from edge_sdk.host.judge import gate
+from edge_sdk.host.pack import bundle as packing
+from edge_sdk.numerics import thresholds
+from edge_sdk.records.bundle import Range
+from edge_sdk.records.tensors import TensorSpec
+
+_RUNS_LEAST = 72
+_RUNS_SHARE = 0.5
+"""Runs of one sample that choosing may take: half as many as there were calibration samples, _RUNS_LEAST at least. A
+bound in seconds would make two builds differ."""
+
+_FEWEST_TRIALS, _MOST_TRIALS = 4, 32
+_FEWEST_SAMPLES = 4
+_SAVES = 8
+"""How often a pass saves its state."""
+
+_USUAL_SAMPLES = 256
+
+
+def ranged(job: Job, data: Opened, scan: Scan, graph: Graph) -> Ranged:
+    """Gives the ranges of every tensor that may be quantised.
+
+    Raises:
+        DataError: the calibration data can't be used.
+    """
+    key = rangefile.Key(
+        model=hashlib.sha256(graph.model.to_bytes()).hexdigest(), preprocess=packing.preprocess_digest(job.preprocess)
+    )
+    collected, notes = _collected(job, data, scan, graph, key)
+    if job.save_ranges is not None:
+        rangefile.write_ranges(job.save_ranges, key, collected.state())
+    with job.stages("choose"):
+        sqnr_of, trials = _measure(graph, collected)
+        choice = choose.chosen(collected, job.method, sqnr_of, trials=trials)
+        points = coverage.curve(collected, choice, sqnr_of if collected.held_feeds else None)
+    return Ranged(collected, choice, points, notes)
+
+
+def _collected(
+    job: Job, data: Opened, scan: Scan, graph: Graph, key: rangefile.Key
+) -> tuple[collect.Collected, tuple[str, ...]]:
+    tensors = graph.placed.tensors
+    before, is_resumed = _before(job, key, tensors)
+    if before is not None:
+        _check_overlap(before, scan)
+    inspector = Inspector(data.calibration.name, graph.model.inputs, allowed=job.allowed, against=scan.fingerprints)
+    saver = _Saver(job, key, data.calibration.expected)
+    inputs = {spec.name for spec in graph.model.inputs}
+    outputs = [spec.name for spec in graph.model.outputs]
+    wanted = list(dict.fromkeys([*(name for name in tensors if name not in inputs), *outputs]))
+    with job.stages("calibrate"):
+        try:
+            collected = collect.collected(
+                ort.runner_from_model(qdq.with_outputs(graph.model, wanted), wanted),
+                tensors,
+                data.calibration.batches(),
+                hold_out=True,
+                outputs=outputs,
+                evaluated={digest: index for index, digest in enumerate(scan.digests)},
+                expected=data.calibration.expected,
+                inspector=inspector,
+                before=before,
+                is_resumed=is_resumed,
+                on_samples=job.stages.counter("calibrate", data.calibration.expected),
+                on_state=saver.look,
+            )
+        except KeyboardInterrupt:
+            saver.save()
+            raise
+        saver.save()
+    if len(collected.digests) < job.min_samples:
+        raise errors.DataError(
+            f"{data.calibration.name} gave {len(collected.digests)} samples; at least {job.min_samples} are needed to "
+            "see a network's usual range: give more, or allow fewer with --min-samples"
+        )
+    return collected, inspector.finish().notes
+
+
+def _before(job: Job, key: rangefile.Key, tensors: Sequence[str]) -> tuple[collect.State | None, bool]:
+    """Gives what is known before the pass, and whether it is of an interrupted pass over the same data."""
+    folder = rangefile.folder_beside(job.target)
+    if job.is_resumed and (state := rangefile.saved(folder, key)) is not None:
+        return state, True
+    rangefile.remove(folder)
+    return (rangefile.state_from_files(job.ranges, key, tensors), False) if job.ranges else (None, False)
+
+
+def _check_overlap(state: collect.State, scan: Scan) -> None:
+    """Raises DataError when ranges that are reused saw an evaluation sample."""
+    if shared := set(state.digests) & set(scan.digests):
+        index = scan.digests.index(min(shared))
+        raise errors.DataError(
+            f"the ranges were taken from {len(shared)} of the evaluation samples (sample {index} is one); evaluate on "
+            "others, or the measured accuracy is not that of unseen data"
+        )
+
+
+class _Saver:
+    """Saves the state of a pass now and then, and at its end or interruption."""
+
+    def __init__(self, job: Job, key: rangefile.Key, expected: int | None) -> None:
+        self._folder = rangefile.folder_beside(job.target)
+        self._key = key
+        self._every = max(1, (expected or _SAVES * _USUAL_SAMPLES) // _SAVES)
+        self._saved = 0
+        self._state = collect.State()
+
+    def look(self, state: collect.State) -> None:
+        """Takes the state after a batch."""
+        self._state = state
+        if len(state.digests) - self._saved >= self._every:
+            self.save()
+
+    def save(self) -> None:
+        """Saves the state, if there is anything to save."""
+        if len(self._state.digests) > self._saved:
+            rangefile.save(self._folder, self._key, self._state)
+            self._saved = len(self._state.digests)
+
+
+def _measure(graph: Graph, collected: collect.Collected) -> tuple[choose.Measure, int]:
+    """Gives a function from ranges to the SQNR of the worst output on held-out samples, and how many trials it allows.
+
+    All ranges are measured in one session, whose scales are inputs.
+    """
+    methods, points = len(thresholds.METHODS), len(collected.marks)
+    runs = max(_RUNS_LEAST, int(_RUNS_SHARE * len(collected.digests)))
+    held = max(_FEWEST_SAMPLES, min(runs // (methods + points + _FEWEST_TRIALS), len(collected.held_feeds)))
+    trials = max(_FEWEST_TRIALS, min(runs // held - methods - points, _MOST_TRIALS))
+    references = _references(collected, graph.model.inputs, held)
+    total = collected.histograms()
+    scales = {name: found.scale for name, found in choose.ranges_by_method(total, "max").items()}
+    adjustable = adjust.adjustable_from_proto(qdq.quantized_proto(graph.model, graph.placed, scales))
+    run = ort.runner_from_model(adjustable.content)
+
+    def sqnr_of(ranges: Mapping[str, Range]) -> float:
+        given = adjustable.feeds({name: found.scale for name, found in ranges.items()})
+
+        def run_with_scales(feeds: Mapping[str, NDArray[Any]]) -> Tensors:
+            return run({**feeds, **given})
+
+        return gate.worst_sqnr_db(run_with_scales, references, graph.model.outputs)
+
+    return sqnr_of, trials
+
+
+def _references(
+    collected: collect.Collected, inputs: tuple[TensorSpec, ...], count: int
+) -> list[tuple[Tensors, Tensors]]:
+    """Gives held-out samples, spread over the data, with the float model's answers; in one batch where axes allow."""
+    step = max(1, len(collected.held_feeds) // count)
+    pairs = list(zip(collected.held_feeds, collected.held_outputs, strict=True))[::step][:count]
+    is_free = all(spec.shape[0] is None and None not in spec.shape[1:] for spec in inputs)
+    if not (
+        is_free and pairs and all(values.ndim and len(values) == 1 for _, found in pairs for values in found.values())
+    ):
+        return pairs
+    feeds, answers = zip(*pairs, strict=True)
+    return [(_joined(feeds), _joined(answers))]
+
+
+def _joined(parts: Sequence[Tensors]) -> Tensors:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
