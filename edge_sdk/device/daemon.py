@@ -99,6 +99,7 @@ class Daemon:
             sensors = board.sensors_of(root, clocks=clocks, state_folder=Path(settings.state_folder or "."))
         self._sensors = together.Sensors(sensors)
         self._machine = machine.read_machine(root)
+        self._is_integrating = False
         self._seq = 0
         self._last_s = clocks.boot_s()
         self._last_sample: telemetry.Sample | None = None
@@ -117,6 +118,8 @@ class Daemon:
         self._deployment.on_change(self._announce)
         self._link.subscribe(topics.receipt(*self._identity[:2]), self._forwarder.take_receipt)
         self._sensors.collect()  # sensors that measure over time begin here
+        self._sensors.take_happenings()
+        self._is_integrating = self._sensors.tick()
         self._last_s = self._clock.boot_s()
         self._entrances.start()
         self._link.open()
@@ -130,7 +133,10 @@ class Daemon:
         """
         interval_s = self._settings.interval_s
         next_s = self._last_s + interval_s
-        while not wait(max(0.0, next_s - self._clock.boot_s())):
+        while not wait(max(0.0, self._wake_s(next_s) - self._clock.boot_s())):
+            self._is_integrating = self._sensors.tick()
+            if self._clock.boot_s() < next_s:
+                continue
             self.beat()
             next_s += interval_s
             late_s = self._clock.boot_s() - next_s
@@ -152,12 +158,17 @@ class Daemon:
             dropped=spool.dropped,
         )
         windows = self._models.windows(interval_s)
-        sample = reports.sample(self._identity, moment, self._sensors.collect(), windows)
+        readings = self._sensors.collect()
+        idle_power_w = self._settings.idle_power_w
+        sample = reports.sample(self._identity, moment, readings, windows, idle_power_w=idle_power_w)
         self._last_sample = sample
         self._seq += 1
         self._forwarder.keep(moment.seq, codec.to_bytes(sample))
+        for news in self._sensors.take_happenings():
+            self._forwarder.tell(reports.event(self._identity, *news[:2], wall_s=moment.wall_s, details=news.details))
         self._forwarder.send_due()
-        self._notifier.progress()
+        if reports.has_progress(windows):
+            self._notifier.progress()
 
     def stop(self) -> None:
         """Lets running requests finish, sends the last Sample, says goodbye, and gives everything back."""
@@ -206,6 +217,12 @@ class Daemon:
             event_topic=self._topic("event"),
             clocks=self._clock,
         )
+
+    def _wake_s(self, next_s: float) -> float:
+        """Gives when to wake up: at the next Sample, and before it where power is integrated."""
+        if not self._is_integrating:
+            return next_s
+        return min(next_s, self._clock.boot_s() + self._settings.power_interval_s)
 
     def _close_engines(self) -> None:
         # An engine that hangs in a request holds its lock: do not hang with it, it ends with the process.

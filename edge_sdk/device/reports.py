@@ -62,7 +62,14 @@ def birth(
     )
 
 
-def event(identity: Identity, kind: str, message: str, *, wall_s: float, details: Mapping[str, int]) -> telemetry.Event:
+def event(
+    identity: Identity,
+    kind: str,
+    message: str,
+    *,
+    wall_s: float,
+    details: Mapping[str, str | int | float | bool | None],
+) -> telemetry.Event:
     """Gives something that happened once."""
     return telemetry.Event(
         v=telemetry.WIRE_VERSION,
@@ -98,11 +105,14 @@ def sample(
     moment: Moment,
     readings: Iterable[telemetry.Reading],
     windows: Sequence[telemetry.Window],
+    *,
+    idle_power_w: float = 0.0,
 ) -> telemetry.Sample:
     """Gives the Sample of one interval.
 
     Of several readings of a metric the first with a value counts; a metric without any is None, and `missing` says
-    why. Parts of a metric (``rails_w.VDD_IN``) are gathered in its map. A reading ``simulated`` marks the Sample.
+    why. Parts of a metric (``rails_w.VDD_IN``) are gathered in its map. A reading ``simulated`` marks the Sample. Of the
+    interval's energy, that beyond `idle_power_w` goes to the models.
     """
     values: dict[str, float | str | bool] = {}
     reasons = dict.fromkeys(metrics.NAMES, _NO_SENSOR)
@@ -116,6 +126,8 @@ def sample(
     known: dict[str, Any] = {name: values[name] for name in metrics.NAMES if name in values}
     known |= {name: parts for name in metrics.MAPS if (parts := _parts(name, values))}
     energy_j = known.get("energy_j")
+    if isinstance(energy_j, float):
+        energy_j = max(0.0, energy_j - idle_power_w * moment.interval_s)
     taken = telemetry.Sample(
         v=telemetry.WIRE_VERSION,
         device=identity.device,
@@ -155,8 +167,8 @@ def _missing(reasons: Mapping[str, str], known: Mapping[str, object], values: Ma
 def with_energy(windows: Sequence[telemetry.Window], energy_j: float | None) -> tuple[telemetry.Window, ...]:
     """Gives the windows with the interval's energy shared out by compute time.
 
-    All of the interval's energy goes to the models that ran: the idle power of the board is not taken off, so a
-    model that runs seldom looks expensive per inference. A model that did not run gets None.
+    All of `energy_j` goes to the models that ran; with the idle power of the board in it, a model that runs seldom
+    looks expensive per inference. A model that did not run gets None.
     """
     compute_ms = [window.stage_ms.get("compute", 0.0) * window.count for window in windows]
     total_ms = sum(compute_ms)
@@ -170,3 +182,12 @@ def with_energy(windows: Sequence[telemetry.Window], energy_j: float | None) -> 
         else window
         for window, ms in zip(windows, compute_ms, strict=True)
     )
+
+
+def has_progress(windows: Iterable[telemetry.Window]) -> bool:
+    """Says whether every model either answered (or refused) something in the interval, or had nothing to do.
+
+    A model with requests inside and not one answer may be at a long one, or hang: then the watchdog is not fed, and
+    the service manager's patience (WatchdogSec) decides which it was.
+    """
+    return all(window.count or window.errors or not window.queue_depth_max for window in windows)

@@ -1,6 +1,5 @@
 """Energy from power: the trapezoid over the true times of the readings, however uneven they are."""
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -73,14 +72,3 @@ class Meter:
         if problem or not seen_s:
             return Taken(power_w, None, problem or "no time has passed since the reading before")
         return Taken(power_w, energy_j, "")
-
-
-def active_j(energy_j: float | None, *, idle_w: float, seconds: float) -> float | None:
-    """Gives the energy above what the machine takes when it does nothing; None stays None, and below zero is zero.
-
-    >>> active_j(8.0, idle_w=5.0, seconds=1.0), active_j(4.9, idle_w=5.0, seconds=1.0)
-    (3.0, 0.0)
-    """
-    if energy_j is None or not math.isfinite(energy_j):
-        return None
-    return max(0.0, energy_j - idle_w * seconds)

@@ -34,5 +34,5 @@ def read_machine(root: Path) -> dict[str, str | int | float | None]:
         "cores": os.cpu_count(),
         "kernel": files.text_or_empty(root / "proc/sys/kernel/osrelease") or None,
         "architecture": os.uname().machine,
-        "simulated": (root / SIMULATED).exists(),
+        "simulated": "yes" if (root / SIMULATED).exists() else "no",
     }

@@ -33,10 +33,11 @@ class NvmlSensor:
         self._cards: list[Any] = []
         self._meters: list[Meter] = []
 
-    def tick(self) -> None:
-        """Reads the cards' power, so that energy is integrated more finely."""
+    def tick(self) -> bool:
+        """Reads the cards' power, so that energy is integrated more finely; True when there is a card."""
         for meter in self._meters:
             meter.tick()
+        return bool(self._meters)
 
     def collect(self) -> list[Reading]:
         """Gives all of it; what a card does not support is null with NVML's own words."""

@@ -29,11 +29,10 @@ class FirstPower:
     def __init__(self, *sources: Sensor) -> None:
         self._sources = sources
 
-    def tick(self) -> None:
-        """Lets those sources read that integrate."""
-        for source in self._sources:
-            if isinstance(source, Ticking):
-                source.tick()
+    def tick(self) -> bool:
+        """Lets those sources read that integrate; True when there is one."""
+        found = [source.tick() for source in self._sources if isinstance(source, Ticking)]  # all of them
+        return any(found)
 
     def collect(self) -> list[Reading]:
         """Gives the readings of all sources, with one power."""
@@ -61,10 +60,9 @@ class PowerSensor:
         self._source: _Source | None = None
         self._failed = 0
 
-    def tick(self) -> None:
-        """Reads what is integrated: the total where there is one, else every rail."""
-        if self._source is not None:
-            self._source.tick()
+    def tick(self) -> bool:
+        """Reads what is integrated: the total where there is one, else every rail. True when there is any."""
+        return self._source is not None and self._source.tick()
 
     def collect(self) -> list[Reading]:
         """Gives power, its boundary and energy, and the power of each rail."""
@@ -80,7 +78,7 @@ class PowerSensor:
 class _Source(Protocol):
     """One way to know the power."""
 
-    def tick(self) -> None: ...
+    def tick(self) -> bool: ...
 
     def collect(self) -> list[Reading]: ...
 
@@ -94,10 +92,11 @@ class _Rails:
         self._total = next((label for label, boundary in boundaries.items() if boundary), None)
         self._boundary = boundaries[self._total] if self._total is not None else ""
 
-    def tick(self) -> None:
+    def tick(self) -> bool:
         for label, meter in self._meters.items():
             if self._total in (None, label):
                 meter.tick()
+        return True
 
     def collect(self) -> list[Reading]:
         taken = {label: meter.take() for label, meter in self._meters.items()}
@@ -116,8 +115,8 @@ class _Counters:
         self._clock = clocks
         self._before: tuple[dict[Path, float], float] | None = None
 
-    def tick(self) -> None:
-        """The counter misses nothing between two readings."""
+    def tick(self) -> bool:
+        return False  # the counter misses nothing between two readings
 
     def collect(self) -> list[Reading]:
         before, self._before = self._before, None
@@ -146,9 +145,10 @@ class _Hwmon:
         self._sensor = sensor
         self._meter = None if sensor is None else Meter(functools.partial(_watts, sensor), clocks)
 
-    def tick(self) -> None:
+    def tick(self) -> bool:
         if self._meter is not None:
             self._meter.tick()
+        return self._meter is not None
 
     def collect(self) -> list[Reading]:
         if self._sensor is None or self._meter is None:

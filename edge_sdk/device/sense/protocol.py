@@ -22,6 +22,6 @@ class Sensor(Protocol):
 class Ticking(Protocol):
     """A sensor that integrates, and so wants to be asked more often than once per interval."""
 
-    def tick(self) -> None:
-        """Takes a reading in between; never raises."""
+    def tick(self) -> bool:
+        """Takes a reading in between; True when there is something to integrate. Never raises."""
         ...

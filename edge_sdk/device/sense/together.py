@@ -21,10 +21,14 @@ class Sensors:
         self._failing: set[int] = set()
         self._watch = happenings.Watch()
 
-    def tick(self) -> None:
-        """Lets those sensors read that integrate; what fails there shows in the next `collect`."""
-        for sensor in self._ticking:
-            sensor.tick()
+    def tick(self) -> bool:
+        """Lets those sensors read that integrate; what fails there shows in the next `collect`.
+
+        Returns:
+            whether anything is integrated on this machine: without that, nobody needs to wake up in between.
+        """
+        found = [sensor.tick() for sensor in self._ticking]  # all of them, not up to the first
+        return any(found)
 
     def collect(self) -> list[Reading]:
         """Gives one reading for each metric; what a failing sensor gave before is None with its error as the reason.

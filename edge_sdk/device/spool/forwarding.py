@@ -64,6 +64,11 @@ class Forwarder:
         with self._lock:
             self._spool.put(Record(seq, payload))
 
+    def tell(self, event: telemetry.Event) -> None:
+        """Keeps an event for the next round of sending; of too many the oldest give way."""
+        with self._lock:
+            self._events.append(codec.to_bytes(event))
+
     def send_due(self) -> None:
         """Sends what is due; what the link does not take stays."""
         try:
