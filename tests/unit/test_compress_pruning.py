@@ -8,8 +8,7 @@ pytest.importorskip("torch_pruning", reason="torch-pruning is not installed (pip
 import compress_nets as nets  # noqa: E402 - needs torch
 
 from edge_sdk import errors  # noqa: E402
-from edge_sdk.host.compress import measure, pruning, training  # noqa: E402
-from edge_sdk.host.compress.settings import CompressSettings  # noqa: E402
+from edge_sdk.host.compress import measure, pruning  # noqa: E402
 
 PROBE = torch.zeros(3, 1, 8, 8)
 
@@ -104,25 +103,3 @@ def test_a_network_that_can_not_be_traced_is_refused_in_torch_prunings_words():
         errors.ModelError, match="torch-pruning can't take this network apart.*no gradients through here"
     ):
         pruning.prune(Detached().eval(), PROBE, amount=0.5, round_to=16)
-
-
-def test_with_gradients_the_channels_that_the_loss_does_not_miss_leave_whatever_their_size():
-    net = nets.trained_net(32)
-    with torch.no_grad():
-        net[2].first.weight[::2] *= 1e3  # large, but nothing comes of it
-        net[2].first.bias[::2] = 0
-        net[2].norm.running_var[::2] *= 1e6
-        net[2].norm.running_mean[::2] *= 1e3
-        net[2].second.weight[:, ::2] = 0
-    training.gather_gradients(net, nets.samples(), CompressSettings(batch=64))
-    pruning.prune(net, PROBE, amount=0.5, round_to=16)
-    assert net[2].second.in_channels == 16
-    assert (net[2].second.weight.abs().amax((0, 2, 3)) > 0).all(), "a channel that does something was taken instead"
-    assert all(weight.grad is None for weight in net.parameters())
-
-
-def test_frozen_layers_are_pruned_by_size():
-    net = nets.trained_net(32)
-    net[2].first.weight.requires_grad_(requires_grad=False)
-    training.gather_gradients(net, nets.samples(64), CompressSettings(batch=32))
-    assert pruning.prune(net, PROBE, amount=0.5, round_to=16)

@@ -18,11 +18,10 @@ def kept_channels(count: int, amount: float, round_to: int) -> int:
 
 
 def prune(net: Module, probe: Tensor, *, amount: float, round_to: int) -> dict[str, tuple[int, int]]:
-    """Removes the channels that matter least, in place; layers that are added or joined lose the same ones.
+    """Removes the channels with the smallest weights, in place; layers that are added or joined lose the same ones.
 
-    Where the weights have gradients (`training.gather_gradients`), a channel matters as much as the loss would change
-    without it, to first order: P. Molchanov et al., "Importance estimation for neural network pruning" (2019). Measured
-    on Fashion-MNIST at 50 %, that keeps 0.4 points more after the same tuning. Else the size of its weights decides.
+    Ranking by the loss's gradients instead (first-order Taylor) was measured on Fashion-MNIST with three seeds: no
+    better at 30 %, 0.5 points worse at 50 %. So the simpler rule stays.
 
     The head keeps its classes. The dependencies between layers come from torch-pruning's trace of the network. Gives
     the output channels (before, after) of each layer that lost some.
@@ -50,7 +49,6 @@ def prune(net: Module, probe: Tensor, *, amount: float, round_to: int) -> dict[s
     left = layers.class_count(net, probe, "the network does not run with channels removed: it counts on fixed sizes")
     if left != classes:
         raise errors.ModelError(f"pruning changed the network's {classes} classes to {left}; it can't be pruned so")
-    net.zero_grad()
     after = {layer.name: layers.channels(layer.module)[1] for layer in layers.weighted_layers(net)}
     return {name: (before[name], count) for name, count in after.items() if count != before[name]}
 
@@ -64,7 +62,7 @@ def _pruner(net: Module, probe: Tensor, shares: dict[Module, float], fixed: laye
     return torch_pruning.pruner.BasePruner(
         net,
         probe,
-        importance=_importance(net),
+        importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
         pruning_ratio=0.0,
         pruning_ratio_dict=shares,
         ignored_layers=[fixed.module],
@@ -73,12 +71,6 @@ def _pruner(net: Module, probe: Tensor, shares: dict[Module, float], fixed: laye
         out_channel_groups={},
         num_heads=_attention_heads(net),
     )
-
-
-def _importance(net: Module) -> Any:
-    if all(layer.module.weight.grad is not None for layer in layers.weighted_layers(net)):
-        return torch_pruning.importance.GroupTaylorImportance()
-    return torch_pruning.importance.GroupMagnitudeImportance(p=2)
 
 
 def _attention_heads(net: Module) -> dict[Module, int]:

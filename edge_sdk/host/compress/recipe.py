@@ -159,8 +159,6 @@ class _Job:
             )
         pruned = {}
         if prune:
-            if not settings.new_head:  # the gradients of a head that knows nothing yet say nothing
-                training.gather_gradients(net, self._train, settings)
             pruned = pruning.prune(net, self._probe, amount=prune, round_to=settings.round_to)
         masks = sparsity.sparse_from_net(net) if sparse else sparsity.Sparse({}, {})
         masks.apply(net)

@@ -4,7 +4,6 @@ import resource
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -104,23 +103,6 @@ def distillation(teacher: Module, *, temperature: float, weight: float) -> Loss:
         return weight * temperature**2 * apart + (1 - weight) * cross_entropy(inputs, scores, labels)
 
     return loss
-
-
-def gather_gradients(net: Module, examples: Examples, settings: CompressSettings, *, batches: int = 8) -> None:
-    """Adds the gradients of the cross-entropy of a few batches to the weights, which stay as they are.
-
-    Raises:
-        ModelError: the loss is NaN or infinite, or the network fails on a batch.
-    """
-    net.eval()
-    where = next(net.parameters()).device
-    few = msgspec.structs.replace(settings, steps=batches)
-    with worded("the network can't be differentiated"):
-        for step, rows in enumerate(_picks(examples.count, few), 1):
-            inputs = _on(where, examples.inputs(rows))
-            error = cross_entropy(inputs, first_output(net(inputs)), torch.from_numpy(examples.labels[rows]).to(where))
-            _checked(error.item(), step, few)
-            error.backward()
 
 
 def right_answers(net: Module, examples: Examples, *, batch: int = 256) -> NDArray[np.bool_]:
