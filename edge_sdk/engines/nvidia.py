@@ -107,6 +107,8 @@ def compile_network(
         cache = _set_resources(trt, config, resources, logger)
         _add_profile(builder, config, network, shapes)
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+        # Lets 2:4 weights use sparse tensor cores (Orin and later); the builder looks for the pattern itself.
+        config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
         if progress is not None and hasattr(trt, "IProgressMonitor"):
             # Kept in a local: the config holds only a borrowed reference.
             monitor = _monitor_class(trt)(progress)

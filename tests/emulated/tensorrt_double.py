@@ -56,7 +56,7 @@ class NetworkDefinitionCreationFlag(enum.IntEnum):
 
 
 class BuilderFlag(enum.IntEnum):
-    FP16, INT8, GPU_FALLBACK = 0, 1, 3
+    FP16, INT8, GPU_FALLBACK, SPARSE_WEIGHTS = 0, 1, 3, 9
 
 
 class ILogger:
