@@ -109,7 +109,7 @@ def test_the_dla_is_used_with_the_gpu_behind_it_where_the_module_has_one(tmp_pat
     config = tensorrt_double.Switches.last_config
     assert made.passport.dla_core == 0
     assert (config.default_device_type, config.DLA_core) == (tensorrt_double.DeviceType.DLA, 0)
-    assert {f.name for f in config._flags} == {"GPU_FALLBACK", "INT8", "FP16"}
+    assert {f.name for f in config._flags} == {"GPU_FALLBACK", "INT8", "FP16", "SPARSE_WEIGHTS"}
     with pytest.raises(errors.UsageError, match="this module has 1"):
         trt.compile_model(tiny_onnx, shapes={}, options=nvidia.BuildOptions(dla_core=1), root=tmp_path)
 
