@@ -111,8 +111,8 @@ def sample(
     """Gives the Sample of one interval.
 
     Of several readings of a metric the first with a value counts; a metric without any is None, and `missing` says
-    why. Parts of a metric (``rails_w.VDD_IN``) are gathered in its map. A reading ``simulated`` marks the Sample. Of the
-    interval's energy, that beyond `idle_power_w` goes to the models.
+    why. Parts of a metric (``rails_w.VDD_IN``) are gathered in its map. A reading ``simulated`` marks the Sample. The
+    energy beyond `idle_power_w` goes to the models.
     """
     values: dict[str, float | str | bool] = {}
     reasons = dict.fromkeys(metrics.NAMES, _NO_SENSOR)

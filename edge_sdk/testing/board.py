@@ -1,6 +1,44 @@
-"""A board as a folder: the files of procfs and sysfs that the sensors read, with the layouts of real machines."""
+"""A board as a folder: the files of procfs and sysfs that the sensors read, with the layouts of real machines.
+
+The layouts of Jetsons in ``boards/`` were written from documentation and are named as such; none was recorded on a
+board. Every Sample of such a folder says that it is simulated.
+"""
 
 from pathlib import Path
+
+import msgspec
+
+from edge_sdk import errors, imports
+from edge_sdk.device.sense import machine
+
+_FOLDER = Path(__file__).parent / "boards"
+BOARDS = tuple(sorted(file.stem for file in _FOLDER.glob("*.json")))
+"""Names for `FakeBoard.become`."""
+
+
+class Tree(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One file of ``boards/``.
+
+    Attributes:
+        what: how it came about.
+        sources: where each part of the layout was read.
+        files: content by path below the root; a path that ends in ``/`` is an empty folder.
+    """
+
+    what: str
+    sources: tuple[str, ...]
+    files: dict[str, str]
+
+
+def tree_of(name: str) -> Tree:
+    """Gives the tree of a board by its name.
+
+    Raises:
+        UsageError: no board of that name.
+    """
+    if name not in BOARDS:
+        raise errors.UsageError(f"no board {name!r}{imports.nearest(name, BOARDS)}; there are: {', '.join(BOARDS)}")
+    return msgspec.json.decode((_FOLDER / f"{name}.json").read_bytes(), type=Tree)
 
 
 class FakeBoard:
@@ -12,6 +50,7 @@ class FakeBoard:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.write(machine.SIMULATED, "made up by edge_sdk.testing")
         self.set_cpu(busy_ticks=0, idle_ticks=0)
         self.set_memory(total_kb=8_000_000, available_kb=6_000_000)
         self.set_process(resident_pages=10_000, cpu_ticks=0)
@@ -45,29 +84,25 @@ class FakeBoard:
         self.write("proc/self/statm", f"50000 {resident_pages} 3000 1 0 20000 0")
         self.write("proc/self/stat", f"42 (edge) sdk) S 1 42 42 0 -1 4194304 900 0 0 0 {cpu_ticks} 0 0 0 20 0 8 0 100")
 
+    def become(self, name: str) -> None:
+        """Turns into one of BOARDS.
+
+        Raises:
+            UsageError: no board of that name.
+        """
+        for path, content in tree_of(name).files.items():
+            if path.endswith("/"):
+                (self.root / path).mkdir(parents=True, exist_ok=True)
+            else:
+                self.write(path, content)
+
     def become_orin_nano(self) -> None:
         """Jetson Orin Nano: an INA3221 with the total rail VDD_IN, GPU, fan, over-current counters."""
-        self.write("proc/device-tree/model", "NVIDIA Jetson Orin Nano Developer Kit\0")
-        self.write("etc/nv_tegra_release", "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic")
-        rails = {"VDD_IN": (5000, 1200), "VDD_CPU_GPU_CV": (5000, 400), "VDD_SOC": (5000, 300)}
-        self.set_rails("hwmon1", rails)
-        self.write("sys/class/hwmon/hwmon0/name", "pwmfan")
-        self.write("sys/class/hwmon/hwmon0/pwm1", 102)
-        self.write("sys/class/hwmon/hwmon3/name", "soctherm_oc")
-        self.write("sys/class/hwmon/hwmon3/oc1_event_cnt", 0)
-        self.set_zones({"cpu-thermal": 48_000, "gpu-thermal": 47_500, "tj-thermal": 49_250, "cv0-thermal": -256_000})
-        self.write("sys/devices/platform/bus@0/17000000.gpu/load", 370)
-        self.write("sys/class/devfreq/17000000.gpu/cur_freq", 624_750_000)
-        self._set_frequency_khz(1_510_400)
+        self.become("orin_nano")
 
     def become_agx_orin(self) -> None:
         """Jetson AGX Orin: two INA3221 whose rails have no total."""
-        self.write("proc/device-tree/model", "NVIDIA Jetson AGX Orin Developer Kit\0")
-        self.set_rails(
-            "hwmon2", {"VDD_GPU_SOC": (19_000, 300), "VDD_CPU_CV": (19_000, 100), "VIN_SYS_5V0": (5000, 700)}
-        )
-        self.set_rails("hwmon3", {"NC": (0, 0), "VDDQ_VDD2_1V8AO": (5000, 100)})
-        self.set_zones({"CPU-therm": 41_000, "GPU-therm": 39_000})
+        self.become("agx_orin")
 
     def become_pc(self, *, energy_uj: int = 0) -> None:
         """A PC with one processor package: RAPL with its core domain, coretemp, throttle counters."""

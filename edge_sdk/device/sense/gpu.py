@@ -45,9 +45,7 @@ class GpuSensor:
             name, _, rest = line.partition(":")
             if name == "NvMapMemUsed":
                 return 1024.0 * float(rest.split()[0])
-        raise ValueError(
-            "/proc/meminfo has no NvMapMemUsed; kernels before JetPack 5 and other machines do not count it"
-        )
+        raise ValueError("/proc/meminfo has no NvMapMemUsed")
 
 
 class EmcSensor:
@@ -60,7 +58,7 @@ class EmcSensor:
         """Gives utilisation and clock."""
         frequency = files.reading("emc_frequency_hz", lambda: self._number(_EMC))
         if not isinstance(frequency.value, float) or frequency.value == 0:
-            return [frequency, Reading("emc_utilization_ratio", None, frequency.reason or "the clock is at 0")]
+            return [frequency, Reading("emc_utilization_ratio", None, "no emc_frequency_hz")]
         clock_hz = frequency.value
         busy = files.reading("emc_utilization_ratio", lambda: self._number(_ACTIVITY) * 1e3 / clock_hz, high=1.0)
         return [frequency, busy]
@@ -113,5 +111,5 @@ def _first(places: Places) -> float:
 def _hidden(root: Path) -> str:
     """Says why debugfs shows nothing: to a user who is not root it looks empty."""
     if (root / _DEBUGFS).is_dir():
-        return "/sys/kernel/debug shows it to root only; edge-sdk-jtop.service can read it for the daemon"
+        return "debugfs is root's; edge-sdk-jtop.service can read it"
     return "no such file under /sys on this machine"

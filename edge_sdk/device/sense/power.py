@@ -103,8 +103,7 @@ class _Rails:
         each = files.parts("rails_w", [Reading(f"rails_w.{label}", *_power(one)) for label, one in taken.items()])
         if self._total is not None:
             return [*_from_taken(taken[self._total], self._boundary), *each]
-        reason = f"this board has no rail for its total power, and rails ({', '.join(taken)}) are not summed"
-        return [*files.absent(reason, *_METRICS), *each]
+        return [*_absent("no rail of this board is its total, and rails (rails_w) are not summed"), *each]
 
 
 class _Counters:
@@ -126,9 +125,9 @@ class _Counters:
             energy_j = _energy_since_j(before, self._before)
         except OSError as error:
             remedy = "; let the daemon's user read it (chmod o+r)" if isinstance(error, PermissionError) else ""
-            return [*files.absent(files.reason_from_error(error) + remedy, *_METRICS), *_no_rails()]
+            return [*_absent(files.reason_from_error(error) + remedy), *_no_rails()]
         except ValueError as error:
-            return [*files.absent(str(error), *_METRICS), *_no_rails()]
+            return [*_absent(str(error)), *_no_rails()]
         seconds = self._before[1] - before[1] if before else 0.0
         return [
             Reading("power_w", energy_j / seconds),
@@ -153,7 +152,7 @@ class _Hwmon:
     def collect(self) -> list[Reading]:
         if self._sensor is None or self._meter is None:
             reason = "no power sensor: no INA3221 rail, no RAPL, no hwmon power under /sys/class"
-            return [*files.absent(reason, *_METRICS), *_no_rails()]
+            return [*_absent(reason), *_no_rails()]
         return [*_from_taken(self._meter.take(), _boundary(self._sensor)), *_no_rails()]
 
 
@@ -165,6 +164,11 @@ def _find_source(root: Path, clocks: clock.Clock) -> _Source:
     sensors = sorted(root.glob("sys/class/hwmon/hwmon*/power*_average"))
     sensors += sorted(root.glob("sys/class/hwmon/hwmon*/power*_input"))
     return _Hwmon(sensors[0] if sensors else None, clocks)
+
+
+def _absent(reason: str) -> list[Reading]:
+    """Gives the three as absent; the reason once, since a Sample carries each."""
+    return [Reading("power_w", None, reason), *files.absent("no power_w", "power_boundary", "energy_j")]
 
 
 def _no_rails() -> list[Reading]:
@@ -194,7 +198,7 @@ def _energy_since_j(before: tuple[dict[Path, float], float] | None, now: tuple[d
 
 def _from_taken(taken: energy.Taken, boundary: str) -> list[Reading]:
     if taken.power_w is None:
-        return files.absent(taken.reason, *_METRICS)
+        return _absent(taken.reason)
     return [
         Reading("power_w", taken.power_w),
         Reading("power_boundary", boundary),

@@ -11,7 +11,9 @@ from edge_sdk.device.sense.files import Places
 from edge_sdk.records.telemetry import Reading
 
 _LOW_C, _HIGH_C = -60.0, 200.0
-"""What a sensor in working silicon can say; a Jetson block that is switched off says -256."""
+"""What a sensor in working silicon can say."""
+_OFF = -256_000
+"""What a Jetson's zone says while its block is switched off."""
 
 _CPU_CHIPS = ("coretemp", "k10temp", "zenpower", "cpu_thermal")
 _CONSTANT_ZONES = ("pmic-die",)
@@ -121,4 +123,7 @@ def _role(name: str) -> str:
 
 
 def _celsius(file: Path) -> float:
-    return files.number(file) / 1000
+    millidegrees = files.number(file)
+    if millidegrees == _OFF:
+        raise ValueError("off (-256)")
+    return millidegrees / 1000

@@ -40,13 +40,13 @@ class ThrottleSensor:
                 "throttle_events",
                 Places(root, "sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/*_throttle_count"),  # x86
                 Places(root, "sys/class/thermal/cooling_device*/type"),
-                "no thermal_throttle counter and no throttle-alert cooling device under /sys",
+                "no throttle counter and no throttle-alert under /sys",
             ),
             _Kind(
                 "overcurrent_events",
                 Places(root, "sys/class/hwmon/hwmon*/oc*_event_cnt"),  # soctherm of Xavier, Orin, Thor
                 Places(root, "sys/class/hwmon/hwmon*/curr*_crit_alarm"),  # INA3221; reading clears it
-                "no oc*_event_cnt and no curr*_crit_alarm under /sys/class/hwmon",
+                "no oc*_event_cnt, no curr*_crit_alarm in hwmon",
             ),
         )
         self._before: dict[Path, float] = {}
@@ -59,9 +59,7 @@ class ThrottleSensor:
         values = [reading.value for reading in counted if reading.value is not None]
         if values:
             return [Reading("throttled", any(values)), *counted]
-        reasons = [reading.reason for reading in counted]
-        first = next((reason for reason in reasons if "needs two readings" in reason), reasons[0])
-        return [Reading("throttled", None, first), *counted]
+        return [Reading("throttled", None, "no throttle_events, no overcurrent_events"), *counted]
 
     def _count(self, kind: _Kind, now: dict[Path, float]) -> Reading:
         """Gives the events of one kind; `now` takes the counters for the next call."""
