@@ -1,4 +1,4 @@
-"""``edge-sdk build``: an ONNX model to a gated INT8 bundle."""
+"""``edge-sdk build``: a model of any framework to a gated INT8 bundle."""
 
 import argparse
 import sys
@@ -11,6 +11,8 @@ from edge_sdk import errors
 from edge_sdk.cli import settings_file, show
 from edge_sdk.cli.command import Command
 from edge_sdk.host import builder
+from edge_sdk.host.calibrate import inspect, rangefile
+from edge_sdk.host.convert import source
 from edge_sdk.host.judge import metrics
 from edge_sdk.host.pack.result import BuildResult
 from edge_sdk.numerics import thresholds
@@ -22,7 +24,7 @@ _MESSAGES_SHOWN = 5
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Puts the options of ``build`` on the parser."""
-    parser.add_argument("model", type=Path, help="ONNX file, opset 13 or higher")
+    parser.add_argument("model", metavar="SOURCE", help=source.KNOWN)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.edge", help="bundle folder to write")
     parser.add_argument("--calibration", required=True, metavar="DATA", help=f"what the ranges are taken from: {_DATA}")
     parser.add_argument(
@@ -56,6 +58,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="refuse fewer calibration samples (default %(default)s)",
     )
     parser.add_argument("--force", action="store_true", help="replace a bundle that is there")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from where an interrupted build of the same bundle was"
+    )
+    parser.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="WHAT",
+        help="let something odd about the data pass, on record: "
+        + "; ".join(f"{name} ({text})" for name, text in inspect.ALLOWANCES.items()),
+    )
+    parser.add_argument("--save-ranges", type=Path, metavar="FILE", help="write what calibration saw, to be reused")
+    parser.add_argument(
+        "--ranges",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="start from what an earlier calibration of this model saw, in full or in parts (several files): its "
+        "samples are not run again",
+    )
+    parser.add_argument("--keep-layout", action="store_true", help="leave image inputs of TensorFlow as [N, H, W, C]")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -63,7 +87,21 @@ def run(arguments: argparse.Namespace) -> int:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)  # so that module:function finds the user's own file, as `python -m` would
-    built = builder.build_bundle(
+    try:
+        built = _built(arguments)
+    except KeyboardInterrupt:
+        if rangefile.folder_beside(arguments.output).exists():
+            show.say("edge-sdk: calibration is saved; the same command with --resume goes on from there")
+        raise
+    if arguments.json:
+        show.print_json(built)
+    else:
+        print(result_text(built))
+    return 0
+
+
+def _built(arguments: argparse.Namespace) -> BuildResult:
+    return builder.build_bundle(
         arguments.model,
         arguments.output,
         calibration=arguments.calibration,
@@ -79,14 +117,14 @@ def run(arguments: argparse.Namespace) -> int:
         counter=arguments.counter,
         seed=arguments.seed,
         min_samples=arguments.min_samples,
+        allow=arguments.allow,
+        ranges=arguments.ranges,
+        save_ranges=arguments.save_ranges,
+        resume=arguments.resume,
+        keep_layout=arguments.keep_layout,
         force=arguments.force,
         progress=show.Progress(),
     )
-    if arguments.json:
-        show.print_json(built)
-    else:
-        print(result_text(built))
-    return 0
 
 
 def read_preprocess(file: Path) -> dict[str, Preprocess]:
@@ -128,6 +166,7 @@ def result_text(built: BuildResult) -> str:
     else:
         words = "none at hand, not compiled (pip install 'edge_sdk[rtx]' checks without a GPU)"
     rows = {
+        "made from": built.origin,
         "precision": f"{built.precision}, ranges by {built.method} of {built.calibration_samples} samples"
         if built.precision == "int8"
         else built.precision,
@@ -146,8 +185,11 @@ def result_text(built: BuildResult) -> str:
     if built.reason:
         lines.append(f"  why              {built.reason}")
     lines += [f"  in float         {entry.node}: {entry.reason}" for entry in built.pinned]
-    for source, skipped in built.skipped.items():
-        lines += [f"  left out         {name} ({source}): {reason}" for name, reason in skipped.items()]
+    for data, skipped in built.skipped.items():
+        lines += [f"  left out         {name} ({data}): {reason}" for name, reason in skipped.items()]
+    lines += [f"  note             {note}" for note in built.notes]
+    if built.coverage.sentence:
+        lines.append(f"  more data?       {built.coverage.sentence}")
     lines += [f"  compiler says    {message}" for message in compiler.messages[:_MESSAGES_SHOWN] if compiler.ok]
     return "\n".join(lines)
 

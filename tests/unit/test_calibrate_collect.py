@@ -111,9 +111,9 @@ def test_a_named_method_is_taken_without_measuring():
     def never(_ranges):
         raise AssertionError("measured")
 
-    assert choose.chosen(collected(), "max", never) == choose.Choice(
-        "max", choose.ranges_by_method(collected().histograms(), "max"), {}
-    )
+    choice = choose.chosen(collected(), "max", never)
+    assert (choice.method, choice.sqnr_db, choice.swapped) == ("max", {}, {})
+    assert choice.ranges == choose.ranges_by_method(collected().histograms(), "max")
 
 
 def test_an_unknown_method_names_the_nearest():

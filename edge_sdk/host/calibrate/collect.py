@@ -1,6 +1,7 @@
 """One pass over the calibration data: a histogram per tensor, the digests, a held-out part; mergeable and resumable."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -122,7 +123,7 @@ def collected(
     """
     work = _Pass(run, tensors, outputs, before or State(), is_resumed=is_resumed)
     marks = _Marks(expected, (before or State()).marks)
-    for batch in batches:
+    for batch in _cut(batches, marks.wanted):
         check_apart(batch, evaluated or {})
         if inspector:
             inspector.look(batch)
@@ -143,6 +144,21 @@ def collected(
         marks.found(len(work.digests)),
         tuple(work.held),
     )
+
+
+def _cut(batches: Iterable[Batch], counts: Collection[int]) -> Iterator[Batch]:
+    """Gives the batches, cut where a count of samples is reached."""
+    for batch in batches:
+        total = len(batch.digests)
+        edges = [0, *sorted({count - batch.first for count in counts if 0 < count - batch.first < total}), total]
+        for start, end in itertools.pairwise(edges):
+            yield batch if end - start == total else _part(batch, slice(start, end))
+
+
+def _part(batch: Batch, rows: slice) -> Batch:
+    raw, feeds = ({name: values[rows] for name, values in part.items()} for part in (batch.raw, batch.feeds))
+    labels = None if batch.labels is None else batch.labels[rows]
+    return Batch(batch.first + rows.start, raw, feeds, labels, batch.digests[rows])
 
 
 def check_apart(batch: Batch, evaluated: Mapping[str, int]) -> None:
@@ -199,14 +215,13 @@ class _Pass:
             known = self._known_as(index, digest)
             is_new[row] = known is None
             is_held[row] = known or (hold_out and known is None and index % HELD_OUT_EVERY == HELD_OUT_EVERY - 1)
-            if is_held[row]:
-                is_held[row] = self._keep(batch.feeds, row) or bool(known)
+            is_held[row] &= bool(known) or _has_room(self.held_feeds, batch.feeds, int(is_held[:row].sum()))
             if is_new[row]:
                 self.digests.append(digest)
                 self.held.append(bool(is_held[row]))
         self._observe(batch, np.flatnonzero(is_new & ~is_held), self.fitted)
-        self._observe(batch, np.flatnonzero(is_new & is_held), self.held_out)
-        self._answer()
+        for held in np.flatnonzero(is_held).tolist():
+            self._take_held(batch, held, is_new=bool(is_new[held]))
 
     def _known_as(self, index: int, digest: str) -> bool | None:
         """Gives whether a sample of `before` was held out; None for a new sample."""
@@ -220,17 +235,15 @@ class _Pass:
             )
         return self._before.held[index]
 
-    def _keep(self, feeds: Tensors, row: int) -> bool:
-        if not _has_room(self.held_feeds, feeds):
-            return False
-        self.held_feeds.append({name: values[row : row + 1].copy() for name, values in feeds.items()})
-        return True
-
-    def _answer(self) -> None:
-        """Asks the model for its answers to what was held out just now, where they are wanted."""
-        for feeds in self.held_feeds[len(self.held_outputs) :] if self._outputs else ():
-            answers = self._run(feeds)
-            self.held_outputs.append({name: answers[name].copy() for name in self._outputs})
+    def _take_held(self, batch: Batch, row: int, *, is_new: bool) -> None:
+        """Runs a held-out sample by itself: for its histograms where it is new, and for the model's answers."""
+        feeds = {name: values[row : row + 1].copy() for name, values in batch.feeds.items()}
+        values = self._run(feeds) | feeds
+        if is_new:
+            _add(self.held_out, dict(self._histograms(values, [batch.digests[row]], batch.first + row)))
+        if _has_room(self.held_feeds, feeds):
+            self.held_feeds.append(feeds)
+            self.held_outputs.append({name: values[name].copy() for name in self._outputs})
 
     def _observe(self, batch: Batch, rows: NDArray[np.intp], total: Histograms) -> None:
         start = 0
@@ -264,7 +277,7 @@ class _Marks:
     """Copies the histograms at an eighth, a quarter and a half of the samples: of those expected, or by doubling."""
 
     def __init__(self, expected: int | None, before: tuple[Mark, ...]) -> None:
-        self._wanted = [expected // 2**step for step in range(_MARKS, 0, -1)] if expected else []
+        self.wanted = [expected // 2**step for step in range(_MARKS, 0, -1)] if expected else []
         self._is_doubling = not expected
         self._next = 2 * before[-1].samples if before else 1
         self._found = list(before)
@@ -274,7 +287,7 @@ class _Marks:
         if self._is_doubling and seen >= self._next:
             self._next = 2 * seen
             self._found = [*self._found[-_MARKS:], Mark(seen, dict(fitted))]
-        due = [count for count in self._wanted if 0 < count <= seen]
+        due = [count for count in self.wanted if 0 < count <= seen]
         if due and not any(mark.samples >= due[-1] for mark in self._found):
             self._found.append(Mark(seen, dict(fitted)))
 
@@ -302,6 +315,8 @@ def _add(total: Histograms, more: Mapping[str, ranges.MagnitudeHistogram]) -> No
         total[name] = ranges.merge(total[name], histogram) if name in total else histogram
 
 
-def _has_room(held: list[Tensors], feeds: Tensors) -> bool:
+def _has_room(held: list[Tensors], feeds: Tensors, more: int = 0) -> bool:
+    """Says whether another sample can be held out, with `more` about to be."""
     sample_bytes = sum(values[:1].nbytes for values in feeds.values())
-    return len(held) < HELD_OUT_MOST and (len(held) + 1) * sample_bytes <= _HELD_OUT_BYTES
+    count = len(held) + more
+    return count < HELD_OUT_MOST and (count + 1) * sample_bytes <= _HELD_OUT_BYTES

@@ -11,7 +11,7 @@ from edge_sdk.host.calibrate import arrays, images, samples
 from edge_sdk.records.bundle import Preprocess
 from edge_sdk.records.tensors import TensorSpec
 
-DataSpec: TypeAlias = "str | Path | Callable[[], Iterable[Any]]"
+DataSpec: TypeAlias = str | Path | Callable[[], Iterable[Any]]
 """A folder of images, an .npz or .npy file, ``module:function``, or the function itself."""
 
 

@@ -67,8 +67,14 @@ class Ranges(NamedTuple):
     state: State
 
 
-def write_ranges(file: Path, key: Key, state: State) -> None:
+def write_ranges(file: Path, key: Key, state: State, *, is_compressed: bool = True) -> None:
     """Writes a range file: all of it or nothing.
+
+    Args:
+        file: a file of this name gives way.
+        key: what the ranges belong to.
+        state: of a pass.
+        is_compressed: takes longer than calibrating a small network.
 
     Raises:
         UsageError: it can't be written there.
@@ -86,7 +92,7 @@ def write_ranges(file: Path, key: Key, state: State) -> None:
     arrays: dict[str, Any] = {name: _counts(part) for name, part in parts.items()}
     arrays[_HEADER] = np.frombuffer(msgspec.json.encode(header), np.uint8)
     content = io.BytesIO()
-    np.savez_compressed(content, **arrays)
+    (np.savez_compressed if is_compressed else np.savez)(content, **arrays)
     try:
         with tempfile.NamedTemporaryFile(prefix=f".{file.name}.", dir=file.parent, delete=False) as stream:
             stream.write(content.getbuffer())
@@ -176,7 +182,7 @@ def save(folder: Path, key: Key, state: State) -> None:
     """Saves the state of a build, with a word on how to go on for whoever finds the folder."""
     folder.mkdir(exist_ok=True)
     (folder / _README).write_text(_WORDS, encoding="utf-8")
-    write_ranges(folder / _STATE, key, state)
+    write_ranges(folder / _STATE, key, state, is_compressed=False)
 
 
 def saved(folder: Path, key: Key) -> State | None:
