@@ -20,10 +20,10 @@ from edge_sdk.numerics import thresholds
 from edge_sdk.records.bundle import Range
 from edge_sdk.records.tensors import TensorSpec
 
-_RUNS_LEAST = 72
-_RUNS_SHARE = 0.5
-"""Runs of one sample that choosing may take: half as many as there were calibration samples, _RUNS_LEAST at least. A
-bound in seconds would make two builds differ."""
+_RUNS_LEAST = 60
+_RUNS_SHARE = 0.4
+"""Runs of one sample that choosing may take: so many for each calibration sample, _RUNS_LEAST at least. A bound
+in seconds would make two builds differ."""
 
 _FEWEST_TRIALS, _MOST_TRIALS = 4, 32
 _FEWEST_SAMPLES = 4
