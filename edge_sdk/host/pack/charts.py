@@ -47,6 +47,29 @@ def share(value: float, label: str) -> str:
     )
 
 
+def curve(points: Sequence[tuple[int, float]]) -> str:
+    """Gives shares (0 to 1) over counts as dots on a line, the counts on a logarithmic axis."""
+    left, right, top, bottom = 60, _WIDTH - 40, 12, 96
+    first, last = (math.log(count) for count in (points[0][0], points[-1][0]))
+    places = [
+        (left + (right - left) * (math.log(count) - first) / ((last - first) or 1.0), bottom - (bottom - top) * share)
+        for count, share in points
+    ]
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    marks = "".join(
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="var(--int8)"/>'
+        f'<text x="{x:.1f}" y="{bottom + 20}" text-anchor="middle">{count}</text>'
+        for (x, y), (count, _) in zip(places, points, strict=True)
+    )
+    ticks = "".join(
+        f'<text x="0" y="{bottom - (bottom - top) * share + 4:.0f}">{100 * share:.0f} %</text>'
+        for share in (0.0, 0.5, 1.0)
+    )
+    axis = f'<line x1="{left}" x2="{right}" y1="{bottom}" y2="{bottom}" stroke="var(--line)"/>'
+    path = f'<polyline points="{line}" fill="none" stroke="var(--int8)" stroke-width="2"/>'
+    return _svg(bottom + 28, "share of ranges still moving, over calibration samples", axis + ticks + path + marks)
+
+
 def histogram(counts: Sequence[int], limit: float, threshold: float) -> str:
     """Gives a small histogram on a logarithmic count axis, with a line where values are clipped."""
     width, height = 160, 28

@@ -20,7 +20,7 @@ def page_bytes(report: Report) -> bytes:
         _compute(report),
         _compiler(report),
         _calibration(report),
-        _left_out(report),
+        _data(report),
         _environment(report),
     )
     return (
@@ -99,9 +99,13 @@ def _calibration(report: Report) -> str:
     tried = _table(
         ("method", "SQNR of the worst output, dB"),
         [
-            (_text(name) + (" (taken)" if name == report.method else ""), f"{value:.2f}")
+            (_text(name) + (" (taken)" if value == max(report.method_sqnr_db.values()) else ""), f"{value:.2f}")
             for name, value in report.method_sqnr_db.items()
         ],
+    )
+    swapped = _table(
+        ("tensor with another method", "method"),
+        [(_text(name), _text(other)) for name, other in report.swapped.items()],
     )
     rows = [
         (
@@ -116,10 +120,36 @@ def _calibration(report: Report) -> str:
     ]
     tensors = _table(("tensor", "min", "max", "threshold", "scale", "|x|, red: clipped beyond"), rows)
     choice = f"<p>Measured on held-out calibration samples:</p>{tried}" if report.method_sqnr_db else ""
+    choice += swapped if report.swapped else ""
     return (
         f"<h2>Calibration</h2><p>{report.calibration_samples} samples, method {_text(report.method)}.</p>{choice}"
-        f"<details><summary>{len(rows)} calibrated tensors</summary>{tensors}</details>"
+        f"{_coverage(report)}<details><summary>{len(rows)} calibrated tensors</summary>{tensors}</details>"
     )
+
+
+def _coverage(report: Report) -> str:
+    if not report.coverage.points:
+        return ""
+    rows = [
+        (
+            str(point.samples),
+            "-" if point.sqnr_db is None else f"{point.sqnr_db:.2f}",
+            f"{100 * point.moved_share:.0f} %",
+            f"{100 * point.largest_change:.1f} %",
+        )
+        for point in report.coverage.points
+    ]
+    table = _table(("samples", "held-out SQNR, dB", "ranges still more than 5 % off", "largest change"), rows)
+    curve = charts.curve([(point.samples, point.moved_share) for point in report.coverage.points])
+    return f"<h2>Would more samples help?</h2><p>{_text(report.coverage.sentence)}</p>{curve}{table}"
+
+
+def _data(report: Report) -> str:
+    """Tells where model and data came from: the conversion, what is odd about the data, what could not be read."""
+    notes = [*report.conversion, *report.notes, *(f"let pass on purpose: {name}" for name in report.allowed)]
+    items = "".join(f"<li>{_text(note)}</li>" for note in notes)
+    made = f"<p>Made from {_text(report.origin)}.</p>" if report.origin else ""
+    return f"<h2>Model and data</h2>{made}{f'<ul>{items}</ul>' if items else ''}{_left_out(report)}"
 
 
 def _left_out(report: Report) -> str:
