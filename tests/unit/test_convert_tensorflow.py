@@ -16,10 +16,9 @@ from edge_sdk import errors
 from edge_sdk.engines import ort
 from edge_sdk.host.convert.source import onnx_from_source
 
-pytestmark = pytest.mark.skipif(
-    not (importlib.util.find_spec("tensorflow") and importlib.util.find_spec("tf2onnx")),
-    reason="tensorflow and tf2onnx are not installed (edge_sdk[tensorflow])",
-)
+if not (importlib.util.find_spec("tensorflow") and importlib.util.find_spec("tf2onnx")):
+    pytest.skip("tensorflow and tf2onnx are not installed (edge_sdk[tensorflow])", allow_module_level=True)
+
 IMAGES = np.random.default_rng(0).random((3, 16, 16, 3), np.float32)
 
 

@@ -113,12 +113,13 @@ def _made(call: _Call, job: Job, origin: str, label: str) -> Made:
     specs = tuple(_spec(given) for given in call.signature)
     turned = tf_check.images(specs, job)
     try:
-        proto, _ = tf2onnx.convert.from_function(
-            tf.function(call.function),
-            input_signature=call.signature,
-            opset=tf_check.OPSET,
-            inputs_as_nchw=list(turned),
-        )
+        with tf_check.eager_garbage_collection():
+            proto, _ = tf2onnx.convert.from_function(
+                tf.function(call.function),
+                input_signature=call.signature,
+                opset=tf_check.OPSET,
+                inputs_as_nchw=list(turned),
+            )
     except _CONVERT_ERRORS as error:
         raise errors.ModelError(
             f"tf2onnx {tf2onnx.__version__} can't convert the model: {_first_line(error)}"

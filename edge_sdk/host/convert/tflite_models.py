@@ -36,9 +36,10 @@ def tflite_exported(job: Job) -> Made:
     specs = tuple(_spec(name, detail) for name, detail in inputs.items())
     turned = tf_check.images(specs, job)
     try:
-        proto, _ = tf2onnx.convert.from_tflite(
-            str(path), opset=tf_check.OPSET, inputs_as_nchw=[inputs[name]["name"] for name in turned]
-        )
+        with tf_check.eager_garbage_collection():
+            proto, _ = tf2onnx.convert.from_tflite(
+                str(path), opset=tf_check.OPSET, inputs_as_nchw=[inputs[name]["name"] for name in turned]
+            )
     except _ERRORS as error:
         raise errors.ModelError(f"tf2onnx {tf2onnx.__version__} can't convert {path}: {_first_line(error)}") from error
     _rename(proto.graph, {detail["name"]: name for name, detail in (*inputs.items(), *outputs.items())})
