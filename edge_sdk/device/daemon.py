@@ -179,6 +179,7 @@ class Daemon:
         with contextlib.suppress(errors.LinkError):
             self._link.publish(self._topic("status"), self._status("offline"), retain=True)
         self._link.close(_GOODBYE_S)
+        self._sensors.close()
         self._close_engines()
         if held := self._forwarder.snapshot().held:
             _LOG.warning("%d of %d records had no receipt from a collector at the end", held, self._seq)

@@ -92,6 +92,12 @@ class JtopSensor:
         self._news_s = now_s
         return [_reading(metric, value) for metric, value in line.readings.items() if _is_known(metric)]
 
+    def close(self) -> None:
+        """Leaves the reader; the next `collect` would connect anew."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
     def _connect(self) -> str:
         """Gives why there is no connection, or an empty string."""
         if self._socket is not None:
@@ -113,8 +119,7 @@ class JtopSensor:
                 chunk = self._socket.recv(65536)
                 self._pending = (self._pending + chunk)[-2 * _LINE_BYTES :]
                 if not chunk:
-                    self._socket.close()
-                    self._socket = None
+                    self.close()
                     break
         whole, _, self._pending = self._pending.rpartition(b"\n")
         last = whole.rpartition(b"\n")[2]

@@ -1,4 +1,4 @@
-"""The only door to jtop, a process of its own: ``python -m edge_sdk.device.sense.jtop_reader SOCKET``.
+"""The only door to jtop, a process of its own: ``python -m edge_sdk.device.sense.jtop_reader SOCKET [RETRY_S]``.
 
 It holds jtop's group, has no network, takes no input, and writes numbers as JSON lines to whoever connects to its
 socket. jtop (jetson-stats) is AGPL-3.0 and is loaded by name, and only here.
@@ -35,15 +35,17 @@ _PLACEHOLDER_KHZ = 1
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Serves until it is ended. Gives the exit code: 2 when jtop is not installed."""
+    """Serves until SIGTERM. Gives the exit code: 2 when jtop is not installed."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     try:
         jtop = cast("Callable[..., Any]", imports.object_from_spec("jtop:jtop"))
     except errors.UsageError as error:
         _LOG.error("%s; install it for this Python: pip install 'edge_sdk[jetson]'", error)
         return errors.UsageError.exit_code
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with Lines(Path(arguments[0])) as lines:
-        serve(lambda: jtop(interval=_INTERVAL_S), lines, clock.SystemClock())
+        retry_s = float(arguments[1]) if len(arguments) > 1 else _RETRY_S
+        serve(lambda: jtop(interval=_INTERVAL_S), lines, clock.SystemClock(), retry_s=retry_s)
     return 0
 
 
@@ -87,13 +89,14 @@ class Lines:
         self._path.unlink(missing_ok=True)
 
 
-def serve(connect: Callable[[], Any], lines: Lines, clocks: clock.Clock) -> None:
+def serve(connect: Callable[[], Any], lines: Lines, clocks: clock.Clock, *, retry_s: float) -> None:
     """Passes on what jtop says, for ever; what it refuses is told, and tried again.
 
     Args:
         connect: gives an open ``jtop.jtop``.
         lines: takes what it says.
         clocks: for the pause after a refusal.
+        retry_s: how long that pause is.
     """
     while True:
         signal.alarm(_HANG_S)
@@ -107,7 +110,7 @@ def serve(connect: Callable[[], Any], lines: Lines, clocks: clock.Clock) -> None
             problem = " ".join(f"{type(error).__name__}: {error}".split())
         _LOG.warning("jtop: %s", problem)
         lines.write(Line(error=problem[:300]))
-        clocks.sleep(_RETRY_S)
+        clocks.sleep(retry_s)
 
 
 def _lines(board: Any) -> Iterator[Line]:

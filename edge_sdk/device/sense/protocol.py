@@ -25,3 +25,12 @@ class Ticking(Protocol):
     def tick(self) -> bool:
         """Takes a reading in between; True when there is something to integrate. Never raises."""
         ...
+
+
+@runtime_checkable
+class Closing(Protocol):
+    """A sensor that holds something open."""
+
+    def close(self) -> None:
+        """Gives it back; never raises."""
+        ...

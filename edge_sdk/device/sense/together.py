@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from edge_sdk.device.sense import files, happenings
 from edge_sdk.device.sense.happenings import Happening
-from edge_sdk.device.sense.protocol import Sensor, Ticking
+from edge_sdk.device.sense.protocol import Closing, Sensor, Ticking
 from edge_sdk.records.telemetry import Reading
 
 _LOG = logging.getLogger(__name__)
@@ -45,6 +45,12 @@ class Sensors:
                 chosen[reading.metric] = _rounded(reading)
         self._watch.look(chosen.values())
         return list(chosen.values())
+
+    def close(self) -> None:
+        """Gives back what sensors hold open."""
+        for sensor in self._sensors:
+            if isinstance(sensor, Closing):
+                sensor.close()
 
     def take_happenings(self) -> list[Happening]:
         """Gives what began or ended since the call before, for the event topic."""
