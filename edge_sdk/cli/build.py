@@ -13,7 +13,7 @@ from edge_sdk.cli.command import Command
 from edge_sdk.host import builder
 from edge_sdk.host.calibrate import inspect, rangefile
 from edge_sdk.host.convert import source
-from edge_sdk.host.judge import metrics
+from edge_sdk.host.judge import metrics, targets
 from edge_sdk.host.pack.result import BuildResult
 from edge_sdk.numerics import thresholds
 from edge_sdk.records.bundle import Preprocess
@@ -37,6 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"{', '.join(metrics.TITLES)}, some as NAME@THRESHOLD, or module:function (default: what the data allows)",
     )
+    parser.add_argument("--train", metavar="DATA", help="what the model was trained on: tells over- and underfitting")
+    parser.add_argument("--target", metavar="MODULE", help=f"what it is meant for: {', '.join(targets.TARGETS)}")
+    parser.add_argument("--bench", type=Path, metavar="FILE.json", help="measured on a device: is INT8 worth it?")
     methods = ["auto", *thresholds.METHODS]
     parser.add_argument("--method", default="auto", help=f"{', '.join(methods)} (default: least measured error)")
     parser.add_argument(
@@ -108,6 +111,9 @@ def _built(arguments: argparse.Namespace) -> BuildResult:
         evaluation=arguments.evaluate,
         max_drop=arguments.max_drop,
         metric=arguments.metric,
+        train=arguments.train,
+        target=arguments.target,
+        bench=arguments.bench,
         method=arguments.method,
         precision=arguments.precision,
         preprocess=read_preprocess(arguments.preprocess) if arguments.preprocess else None,
@@ -184,6 +190,8 @@ def result_text(built: BuildResult) -> str:
     lines = [f"built {built.bundle}", *(f"  {name:<16} {text}" for name, text in rows.items())]
     if built.reason:
         lines.append(f"  why              {built.reason}")
+    if built.worth_it:
+        lines.append(f"  INT8 worth it?   {built.worth_it.answer}. {built.worth_it.reason}")
     lines += [f"  in float         {entry.node}: {entry.reason}" for entry in built.pinned]
     for data, skipped in built.skipped.items():
         lines += [f"  left out         {name} ({data}): {reason}" for name, reason in skipped.items()]

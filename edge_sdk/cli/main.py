@@ -15,6 +15,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compile": ("finish a bundle's engine for this machine", "edge_sdk.cli.compile:COMMAND"),
     "inspect": ("what is in a bundle", "edge_sdk.cli.inspect:COMMAND"),
     "verify": ("is every byte of a bundle right", "edge_sdk.cli.verify:COMMAND"),
+    "evaluate": ("a bundle's accuracy and output errors on your data", "edge_sdk.cli.evaluate:COMMAND"),
+    "compare": ("one bundle against another on the same data", "edge_sdk.cli.compare:COMMAND"),
     "infer": ("run a bundle on arrays or images", "edge_sdk.cli.infer:COMMAND"),
     "daemon": ("the on-device runtime", "edge_sdk.cli.daemon:COMMAND"),
     "collector": ("the central collector", "edge_sdk.cli.collector:COMMAND"),

@@ -14,14 +14,14 @@ from pathlib import Path
 from edge_sdk import clock, errors
 from edge_sdk.engines import apart, compilers
 from edge_sdk.engines.protocol import Tensors
-from edge_sdk.host import figures, gating, quantizing, ranging, rescue
+from edge_sdk.host import checking, correcting, figures, gating, quantizing, ranging, rescue
 from edge_sdk.host.calibrate import choose, inspect, rangefile, samples
 from edge_sdk.host.calibrate import data as datasets
 from edge_sdk.host.convert import source
 from edge_sdk.host.graph import clean, macs, placement
 from edge_sdk.host.graph import model as models
 from edge_sdk.host.job import Check, Graph, Job, Opened, Progress, Ranged, Scan, Stages
-from edge_sdk.host.judge import gate, metrics, pairs
+from edge_sdk.host.judge import gate, metrics, pairs, targets, worth
 from edge_sdk.host.pack import bundle as packing
 from edge_sdk.host.pack import result
 from edge_sdk.host.pack.result import BuildResult
@@ -44,6 +44,9 @@ def build_bundle(
     evaluation: datasets.DataSpec,
     max_drop: float = 0.5,
     metric: str = metrics.AUTO,
+    train: datasets.DataSpec | None = None,
+    target: str | None = None,
+    bench: str | Path | None = None,
     method: str = choose.AUTO,
     precision: str = "auto",
     preprocess: Mapping[str, Preprocess] | None = None,
@@ -74,6 +77,9 @@ def build_bundle(
         calibration: what the ranges are taken from; see `datasets.DataSpec`. Labels are not used.
         evaluation: what both models are judged on; must not share samples with `calibration`.
         max_drop: points of the metric that INT8 may lose.
+        train: what the model was trained on, with labels: tells over- and underfitting.
+        target: the module that it is meant for, a key of `targets.TARGETS`: for the verdict on INT8.
+        bench: JSON file with what was measured on a device; see `worth.Bench`.
         metric: a key of `metrics.TITLES`, some as ``name@threshold``, ``module:function``, or ``auto``.
         method: ``max``, ``percentile``, ``mse``, ``entropy``, or ``auto`` for the one with the least measured error.
         precision: ``int8``, ``fp16`` (the float model, which TensorRT compiles in FP16), ``float``, or ``auto``: INT8
@@ -107,6 +113,9 @@ def build_bundle(
         target=Path(output),
         calibration=calibration,
         evaluation=evaluation,
+        train=train,
+        board=target,
+        bench=None if bench is None else worth.read_bench(Path(bench)),
         max_drop=max_drop,
         metric=metric,
         method=method,
@@ -135,14 +144,25 @@ def _built(job: Job, data: Opened) -> BuildResult:
     scan = _scanned(job, data)
     graph = _folded(job, data, scan)
     data = data._replace(model=graph.model)  # frees the weights as they were read
-    ranged = ranging.ranged(job, data, scan, graph) if _is_int8_wanted(job, graph) else None
+    remarks = checking.preparation_notes(job, data, graph)
+    reason = _reason_against_int8(job, graph)
+    ranged = None if reason else ranging.ranged(job, data, scan, graph)
     gatekeeper = gating.Gate(job, data, scan, graph)
     if ranged is not None:
-        int8 = quantizing.int8_from_choice(job, graph.model, graph.placed, ranged.choice, ranged.collected)
+        fixed = correcting.corrected(job, data, graph, ranged.choice, ranged.collected)
+        int8 = quantizing.int8_from_choice(
+            job,
+            fixed.base,
+            placed=graph.placed,
+            choice=fixed.choice,
+            collected=fixed.collected,
+            corrections=fixed.tried,
+        )
         judged = rescue.judged(gatekeeper, int8)
     else:
-        judged = rescue.judged(gatekeeper, None)
-    bundle, found = figures.packed(job, data, graph, judged, _background(data, scan, ranged))
+        judged = rescue.judged(gatekeeper, None, reason=reason)
+    remarks += checking.fit_notes(gatekeeper, scan, judged.judgement)
+    bundle, found = figures.packed(job, data, graph, judged, _background(data, scan, ranged, remarks))
     compiler = judged.int8.compiler if judged.int8 else compilers.ABSENT.report
     return result.result_from_report(found, bundle, compiler=compiler, seconds=job.stages.seconds)
 
@@ -154,6 +174,8 @@ def _check_job(job: Job) -> None:
     if not job.max_drop >= 0:
         raise errors.UsageError(f"max_drop is {job.max_drop}; expected 0 or more, in points of the metric")
     metrics.check_metric(job.metric)
+    if job.board is not None:
+        targets.find_target(job.board)
     choose.check_method(job.method)
     inspect.check_allowed(job.allowed)
     packing.check_names(job.name, job.version)
@@ -190,7 +212,9 @@ def _opened_as_onnx(job: Job, converted: source.ConvertedModel) -> Opened:
         if not metrics.takes_labels(job.metric, model.outputs):
             gate.check_labels(model.outputs, is_labelled=evaluation.is_labelled)
         metrics.chosen(job.metric, model.outputs, is_labelled=evaluation.is_labelled)
-    return Opened(converted, model, calibration, evaluation)
+        train = None if job.train is None else opened(job.train, classes=samples.Classes(count, job.classes))
+        checking.check_train(train, evaluation)
+    return Opened(converted, model, calibration, evaluation, train)
 
 
 def _scanned(job: Job, data: Opened) -> Scan:
@@ -212,20 +236,28 @@ def _scanned(job: Job, data: Opened) -> Scan:
 def _folded(job: Job, data: Opened, scan: Scan) -> Graph:
     with job.stages("fold"):
         model = clean.cleaned(data.model, scan.probe)
-        return Graph(model, placement.placement_from_model(model), macs.macs_by_node(model, scan.probe))
+        return Graph(model, placement.placement_from_model(model), macs.costs_by_node(model, scan.probe))
 
 
-def _is_int8_wanted(job: Job, graph: Graph) -> bool:
-    if job.precision == "int8" and not graph.placed.weights:
+def _reason_against_int8(job: Job, graph: Graph) -> str:
+    """Gives why INT8 is not even tried; empty where it is."""
+    if job.precision not in ("auto", "int8"):
+        return f"{job.precision} was asked for"
+    if not graph.placed.weights:
         reasons = "; ".join(f"{entry.node}: {entry.reason}" for entry in graph.placed.pinned[:3])
-        raise errors.ModelError(f"no layer of the model can run in INT8 ({reasons}); build with --precision float")
-    return job.precision in ("auto", "int8") and bool(graph.placed.weights)
+        if job.precision == "int8":
+            raise errors.ModelError(f"no layer of the model can run in INT8 ({reasons}); build with --precision float")
+        return f"no layer can run in INT8 ({reasons})"
+    module = targets.find_target(job.board).module if job.board else None
+    if job.precision == "auto" and module is not None and not module.has_int8:
+        return f"TensorRT has no INT8 for {module.name} ({module.source})"
+    return ""
 
 
-def _background(data: Opened, scan: Scan, ranged: Ranged | None) -> figures.Background:
+def _background(data: Opened, scan: Scan, ranged: Ranged | None, remarks: tuple[str, ...]) -> figures.Background:
     return figures.Background(
         origin=data.converted.origin,
         conversion=data.converted.notes,
-        notes=(*(ranged.notes if ranged else ()), *scan.notes),
+        notes=(*remarks, *(ranged.notes if ranged else ()), *scan.notes),
         points=ranged.points if ranged else (),
     )

@@ -44,7 +44,7 @@ def corrected(job: Job, data: Opened, graph: Graph, choice: choose.Choice, colle
     Both are tried only where INT8 is worse than GOOD_DB, and where samples were held out to measure on.
     """
     plain = Corrected(graph.model, choice, collected, ())
-    if not collected.held_feeds or data.calibration is None:
+    if not collected.held_feeds:
         return plain
     with job.stages("correct"):
         run_float = ort.runner_from_model(graph.model.to_bytes())
@@ -142,7 +142,6 @@ def _calibrated_anew(
     job: Job, data: Opened, base: models.Model, tensors: list[str], collected: collect.Collected
 ) -> collect.Collected:
     """Gives what was collected with the histograms of `tensors` replaced, after a pass for them alone."""
-    assert data.calibration is not None
     run = ort.runner_from_model(qdq.with_outputs(base, tensors), tensors)
     anew: dict[str, ranges.MagnitudeHistogram] = {}
     on_samples = job.stages.counter("correct", len(collected.digests))

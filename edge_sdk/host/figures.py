@@ -7,9 +7,10 @@ from edge_sdk.engines import compilers
 from edge_sdk.host.calibrate import coverage
 from edge_sdk.host.graph import macs
 from edge_sdk.host.job import Graph, Int8, Job, Judged, Opened
+from edge_sdk.host.judge import targets, worth
 from edge_sdk.host.pack import bundle as packing
 from edge_sdk.host.pack import report
-from edge_sdk.records.bundle import Calibration, Range
+from edge_sdk.records.bundle import Calibration, Range, WorthIt
 from edge_sdk.wire import bundles
 
 NO_RANGES = "none"
@@ -98,6 +99,37 @@ def _report(job: Job, data: Opened, graph: Graph, judged: Judged, background: Ba
         reason=judged.reason,
         refused=judged.refused.verdict if judged.refused else None,
         sensitivity=tuple(report.Sensitivity(one.node, one.sqnr_db) for one in judged.ranking),
+        corrections=int8.corrections if int8 else (),
+        layers=_layers(graph, int8, judged),
+        worth_it=_worth_it(job, graph, judged),
+    )
+
+
+def _layers(graph: Graph, int8: Int8 | None, judged: Judged) -> tuple[report.Layer, ...]:
+    """Gives every weighted layer: its precision, its share of the arithmetic, its error where that was measured."""
+    total = sum(graph.macs.values()) or 1
+    sqnr_db = {one.node: one.sqnr_db for one in judged.ranking}
+    int8_nodes = int8.placed.nodes if int8 else frozenset()
+    rest = "float" if judged.precision == "int8" else judged.precision
+    return tuple(
+        report.Layer(node, "int8" if node in int8_nodes else rest, count / total, sqnr_db.get(node))
+        for node, count in graph.macs.items()
+    )
+
+
+def _worth_it(job: Job, graph: Graph, judged: Judged) -> WorthIt:
+    placed = judged.int8.placed if judged.int8 else graph.placed
+    target = targets.find_target(job.board) if job.board else None
+    return worth.worth_it(
+        worth.Known(
+            precision=judged.precision,
+            reason=judged.reason,
+            drop=judged.judgement.verdict.drop,
+            compute_ratio=macs.int8_compute_ratio(graph.macs, placed.nodes),
+            bound=worth.speed_bound(graph.costs.macs, graph.costs.elements, placed.nodes, target),
+            target=(job.board, target) if job.board and target else None,
+            bench=job.bench,
+        )
     )
 
 

@@ -11,11 +11,11 @@ from edge_sdk.engines.protocol import Tensors
 from edge_sdk.host.calibrate import choose, collect, coverage, samples
 from edge_sdk.host.calibrate import data as datasets
 from edge_sdk.host.convert.source import ConvertedModel
+from edge_sdk.host.graph import macs, placement
 from edge_sdk.host.graph import model as models
-from edge_sdk.host.graph import placement
-from edge_sdk.host.judge import gate, sensitivity
+from edge_sdk.host.judge import gate, sensitivity, worth
 from edge_sdk.numerics.hashes import Fingerprints
-from edge_sdk.records.bundle import CompilerReport, Preprocess
+from edge_sdk.records.bundle import CompilerReport, Correction, Preprocess
 
 Progress = Callable[[str, int, int], None]
 """Called as (stage, done, total)."""
@@ -66,6 +66,9 @@ class Job(NamedTuple):
     target: Path
     calibration: datasets.DataSpec
     evaluation: datasets.DataSpec
+    train: datasets.DataSpec | None
+    board: str | None
+    bench: worth.Bench | None
     max_drop: float
     metric: str
     method: str
@@ -87,12 +90,16 @@ class Job(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """Model and data, fit for each other as far as headers tell; `converted` says what the model was made from."""
+    """Model and data, fit for each other as far as headers tell; `converted` says what the model was made from.
+
+    `train` is what the model was trained on, where that was given.
+    """
 
     converted: ConvertedModel
     model: models.Model
     calibration: samples.Data
     evaluation: samples.Data
+    train: samples.Data | None
 
 
 class Scan(NamedTuple):
@@ -112,11 +119,16 @@ class Scan(NamedTuple):
 
 
 class Graph(NamedTuple):
-    """The folded model, where Q/DQ goes, and the multiply-accumulates of each node."""
+    """The folded model, where Q/DQ goes, and what each weighted node costs."""
 
     model: models.Model
     placed: placement.Placement
-    macs: dict[str, int]
+    costs: macs.Costs
+
+    @property
+    def macs(self) -> dict[str, int]:
+        """Multiply-accumulates of each weighted node."""
+        return self.costs.macs
 
 
 class Ranged(NamedTuple):
@@ -145,6 +157,7 @@ class Int8(NamedTuple):
         choice: the ranges; of some tensors that are not quantised any more, too.
         collected: histograms of the calibration data.
         compiler: what NVIDIA's compiler said.
+        corrections: changes to the weights that were tried before.
     """
 
     base: models.Model
@@ -153,6 +166,7 @@ class Int8(NamedTuple):
     choice: choose.Choice
     collected: collect.Collected
     compiler: CompilerReport
+    corrections: tuple[Correction, ...] = ()
 
 
 class Judged(NamedTuple):

@@ -7,15 +7,17 @@ from edge_sdk.host.calibrate import choose, collect
 from edge_sdk.host.graph import model as models
 from edge_sdk.host.graph import placement, qdq
 from edge_sdk.host.job import Int8, Job
-from edge_sdk.records.bundle import Range
+from edge_sdk.records.bundle import Correction, Range
 
 
 def int8_from_choice(
     job: Job,
     base: models.Model,
+    *,
     placed: placement.Placement,
     choice: choose.Choice,
     collected: collect.Collected,
+    corrections: tuple[Correction, ...] = (),
 ) -> Int8:
     """Gives the INT8 model with `placed` layers in INT8; `base` is the float model that Q/DQ is written into.
 
@@ -31,7 +33,7 @@ def int8_from_choice(
         raise errors.EngineError(
             f"{compiler.name} {compiler.version} refused the INT8 graph; nothing was written:\n  {words}"
         )
-    return Int8(base, content, placed, choice, collected, compiler)
+    return Int8(base, content, placed, choice, collected, compiler, corrections)
 
 
 def variant_bytes(base: models.Model, placed: placement.Placement, ranges: Mapping[str, Range]) -> bytes:

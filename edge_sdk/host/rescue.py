@@ -37,7 +37,7 @@ def judged(gatekeeper: Gate, int8: Int8 | None, *, reason: str = "") -> Judged:
     """
     if int8 is None:
         judgement = gatekeeper.judgement(None)
-        precision = "fp16" if gatekeeper.job.precision == "fp16" else "float"
+        precision = _precision_without_int8(gatekeeper)
         return Judged(precision, None, judgement, None, reason, (), gatekeeper.golden(None))
     judgement = gatekeeper.judgement(int8.content)
     if judgement.verdict.passed:
@@ -53,6 +53,12 @@ def judged(gatekeeper: Gate, int8: Int8 | None, *, reason: str = "") -> Judged:
         f"{len(names)} of {len(ranking)} layers back in float it loses {final.verdict.drop:.2f}"
     )
     return Judged("int8", pinned, final, judgement, reason, ranking, gatekeeper.golden(pinned.content))
+
+
+def _precision_without_int8(gatekeeper: Gate) -> str:
+    """Gives FP16 where it was asked for, or where only the target stands against INT8."""
+    precision = gatekeeper.job.precision
+    return "fp16" if precision == "fp16" or (precision == "auto" and gatekeeper.graph.placed.weights) else "float"
 
 
 def _ranking(gatekeeper: Gate, int8: Int8) -> tuple[sensitivity.Sensitivity, ...]:
@@ -113,7 +119,14 @@ def _pinned(
     count = sensitivity.fewest([one.node for one in order], holds)
     if count is None:
         return None
-    pinned = quantizing.int8_from_choice(gatekeeper.job, int8.base, placed(count), int8.choice, int8.collected)
+    pinned = quantizing.int8_from_choice(
+        gatekeeper.job,
+        int8.base,
+        placed=placed(count),
+        choice=int8.choice,
+        collected=int8.collected,
+        corrections=int8.corrections,
+    )
     return pinned, judgements[count]
 
 

@@ -273,7 +273,7 @@ def test_a_pinned_node_stays_in_float_with_its_reason(residual):
 def test_macs_are_counted_by_hand(residual):
     model, probe = residual
     one = {"image": probe["image"][:1]}
-    counted = macs.macs_by_node(model, one)
+    counted = macs.costs_by_node(model, one).macs
     head = next(n.name for n in model.proto.graph.node if n.op_type == "Gemm")
     assert counted == {"stem": 64 * 16 * 9, "branch": 64 * 16 * 16 * 9, head: 160}
     assert macs.int8_compute_ratio(counted, frozenset(counted)) == 1
@@ -286,7 +286,7 @@ def test_macs_of_transposed_convolution_and_attention(tmp_path):
              hg.node("MatMul", ["up", "up"], ["y"], "square")]  # fmt: skip
     model = hg.graph(nodes, [hg.weight("w", 16, 8, 2, 2)], {"x": ["N", 16, 3, 3]}, {"y": ["N", 8, 6, 6]})
     cleaned, _ = prepared(tmp_path, model)
-    counted = macs.macs_by_node(cleaned, {"x": np.zeros((1, 16, 3, 3), np.float32)})
+    counted = macs.costs_by_node(cleaned, {"x": np.zeros((1, 16, 3, 3), np.float32)}).macs
     assert counted == {"up": 16 * 9 * 8 * 4, "square": 8 * 36 * 6}
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import onnx
 from numpy.typing import NDArray
@@ -12,8 +12,15 @@ from edge_sdk.host.graph import model as models
 from edge_sdk.host.graph import placement, qdq
 
 
-def macs_by_node(model: models.Model, probe: Mapping[str, NDArray[Any]]) -> dict[str, int]:
-    """Gives the multiply-accumulates of each Conv, ConvTranspose, Gemm and MatMul for the samples in `probe`.
+class Costs(NamedTuple):
+    """By node: multiply-accumulates, and the elements that it reads (weights too) and writes."""
+
+    macs: dict[str, int]
+    elements: dict[str, int]
+
+
+def costs_by_node(model: models.Model, probe: Mapping[str, NDArray[Any]]) -> Costs:
+    """Gives what each Conv, ConvTranspose, Gemm and MatMul costs for the samples in `probe`.
 
     The shapes come from running the model once: inference by rule stops at the first free axis.
     """
@@ -23,7 +30,11 @@ def macs_by_node(model: models.Model, probe: Mapping[str, NDArray[Any]]) -> dict
     wanted = sorted(name for name in names if not wiring.is_constant(name) and name not in probe)
     ran = ort.runner_from_model(qdq.with_outputs(model, wanted), wanted)(probe)
     shapes = {name: array.shape for name, array in (*probe.items(), *ran.items())} | wiring.shapes
-    return {node.name: _macs(node, shapes) for node in nodes}
+    elements = {
+        node.name: sum(math.prod(shapes[name]) for name in (node.input[0], node.input[1], node.output[0]))
+        for node in nodes
+    }
+    return Costs({node.name: _macs(node, shapes) for node in nodes}, elements)
 
 
 def int8_compute_ratio(macs: Mapping[str, int], int8_nodes: frozenset[str]) -> float:

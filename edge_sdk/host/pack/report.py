@@ -11,7 +11,7 @@ from importlib import metadata
 import msgspec
 
 from edge_sdk.numerics.ranges import MagnitudeHistogram
-from edge_sdk.records.bundle import Pinned, Range, Verdict
+from edge_sdk.records.bundle import Correction, Pinned, Range, Verdict, WorthIt
 from edge_sdk.records.tensors import TensorSpec
 
 
@@ -22,6 +22,18 @@ class OutputFigures(msgspec.Struct, frozen=True):
     cosine: float
     sqnr_low_db: float
     sqnr_high_db: float
+
+
+class Layer(msgspec.Struct, frozen=True):
+    """One weighted layer: its precision, its share of the multiply-accumulates, and its SQNR alone in INT8.
+
+    `sqnr_db` is None where no ranking was needed.
+    """
+
+    node: str
+    precision: str
+    share: float
+    sqnr_db: float | None
 
 
 class Sensitivity(msgspec.Struct, frozen=True):
@@ -105,6 +117,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         reason: why the bundle is not plain INT8; empty where it is.
         refused: the verdict on plain INT8, where something else is in the bundle.
         sensitivity: the layers, the most harmful first; empty where plain INT8 kept the budget.
+        corrections: changes to the weights that were tried on held-out samples.
+        layers: every weighted layer in graph order.
+        worth_it: whether INT8 is worth it.
     """
 
     name: str
@@ -136,6 +151,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     refused: Verdict | None = None
     sensitivity: tuple[Sensitivity, ...] = ()
+    corrections: tuple[Correction, ...] = ()
+    layers: tuple[Layer, ...] = ()
+    worth_it: WorthIt | None = None
 
 
 def report_bytes(report: Report) -> bytes:

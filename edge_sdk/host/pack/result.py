@@ -5,8 +5,8 @@ from pathlib import Path
 
 import msgspec
 
-from edge_sdk.host.pack.report import Coverage, Report
-from edge_sdk.records.bundle import CompilerReport, Pinned
+from edge_sdk.host.pack.report import Coverage, Report, Sensitivity
+from edge_sdk.records.bundle import CompilerReport, Correction, Pinned, WorthIt
 from edge_sdk.wire.bundles import Bundle
 
 
@@ -18,6 +18,9 @@ class BuildResult(msgspec.Struct, frozen=True, kw_only=True):
         digest: SHA-256 of its manifest; the same inputs, seed and versions give the same one.
         precision: ``int8``, ``fp16`` or ``float``.
         reason: why it is not plain INT8; empty where it is.
+        worth_it: whether INT8 is, and why.
+        sensitivity: the layers alone in INT8, the most harmful first; empty where plain INT8 kept the budget.
+        corrections: changes to the weights that were tried.
         method: of calibration.
         samples: evaluation samples behind the figures.
         calibration_samples: samples behind the ranges.
@@ -46,6 +49,9 @@ class BuildResult(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     precision: str
     reason: str
+    worth_it: WorthIt | None
+    sensitivity: tuple[Sensitivity, ...]
+    corrections: tuple[Correction, ...]
     method: str
     samples: int
     calibration_samples: int
@@ -80,6 +86,9 @@ def result_from_report(
         digest=bundle.digest,
         precision=figures.precision,
         reason=figures.reason,
+        worth_it=figures.worth_it,
+        sensitivity=figures.sensitivity,
+        corrections=figures.corrections,
         method=figures.method,
         samples=verdict.samples,
         calibration_samples=figures.calibration_samples,

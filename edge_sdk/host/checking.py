@@ -1,0 +1,83 @@
+"""What labelled data says about model and preprocessing, apart from INT8: mistakes, over- and underfitting."""
+
+from collections.abc import Iterator
+
+from edge_sdk import errors
+from edge_sdk.engines import ort
+from edge_sdk.host.calibrate import samples
+from edge_sdk.host.gating import Gate
+from edge_sdk.host.job import Graph, Job, Opened, Scan
+from edge_sdk.host.judge import fit, gate, pairs, preparation
+
+
+def preparation_notes(job: Job, data: Opened, graph: Graph) -> tuple[str, ...]:
+    """Gives a warning where a usual mistake in the preprocessing, undone, makes the float model score better.
+
+    Raises:
+        DataError: it makes it score far better.
+    """
+    outputs = graph.model.outputs
+    if not data.evaluation.is_labelled or pairs.class_count(outputs) is None or ":" in job.metric:
+        return ()
+    with job.stages("check"):
+        run = ort.runner_from_model(graph.model.to_bytes())
+        batches = list(_some(data.evaluation.batches()))
+        found = preparation.finding(run, outputs[0].name, batches, job.preprocess)
+        return tuple(filter(None, [preparation.check_far(found)]))
+
+
+def fit_notes(gatekeeper: Gate, scan: Scan, judgement: gate.Judgement) -> tuple[str, ...]:
+    """Gives what the float model's scores on training and evaluation data say, where training data was given.
+
+    Raises:
+        DataError: the training data has no labels that the metric can be scored on.
+    """
+    job, train = gatekeeper.job, gatekeeper.data.train
+    if train is None:
+        return ()
+    seen: set[str] = set()
+    with job.stages("train"):
+        found = gate.judged(
+            gatekeeper.run_float,
+            gatekeeper.run_float,
+            _digested(train.batches(), seen),
+            outputs=gatekeeper.graph.model.outputs,
+            metric=gatekeeper.metric,
+            max_drop=job.max_drop,
+            on_samples=job.stages.counter("train", train.expected),
+        )
+    notes = []
+    if shared := len(seen & set(scan.digests)):
+        notes.append(
+            f"{shared} of {len(scan.digests)} evaluation samples are in the training data too: the accuracy is not "
+            "that of unseen data"
+        )
+    classes = pairs.class_count(gatekeeper.graph.model.outputs)
+    scores = found.verdict.float_score, judgement.verdict.float_score
+    notes.append(fit.remark(*scores, metric=judgement.verdict.metric, classes=classes))
+    return tuple(filter(None, notes))
+
+
+def check_train(train: samples.Data | None, evaluation: samples.Data) -> None:
+    """Raises DataError unless training and evaluation data both have labels."""
+    for data in (train, evaluation) if train is not None else ():
+        if not data.is_labelled:
+            raise errors.DataError(
+                f"{data.name} has no labels; over- and underfitting are told by labels of both --train and --evaluate"
+            )
+
+
+def _some(batches: Iterator[samples.Batch]) -> Iterator[preparation.Labelled]:
+    left = preparation.SAMPLES
+    for batch in batches:
+        assert batch.labels is not None
+        yield {name: values[:left] for name, values in batch.feeds.items()}, batch.labels[:left]
+        left -= len(batch.labels)
+        if left <= 0:
+            return
+
+
+def _digested(batches: Iterator[samples.Batch], seen: set[str]) -> Iterator[gate.Evaluated]:
+    for batch in batches:
+        seen.update(batch.digests)
+        yield batch.feeds, batch.labels
