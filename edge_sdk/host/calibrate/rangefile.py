@@ -110,7 +110,7 @@ def read_ranges(file: Path) -> Ranges:
         DataError: there is none, or it is damaged.
     """
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             header = msgspec.json.decode(arrays[_HEADER].tobytes(), type=_Header)
             found = {name: _histograms(part, arrays[name]) for name, part in header.parts.items()}
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, msgspec.DecodeError) as error:
