@@ -45,31 +45,38 @@ def measure(arguments):
             entry = zoo.ENTRIES[name](
                 (arguments.keep or Path(temporary)) / name, **(QUICK[name] if arguments.quick else {})
             )
-            yield from speed(entry, shares, runs=1 if name in ("detector", "reader") else 3)
+            made = {}
+            yield from speed(entry, shares, made, runs=1 if name in ("detector", "reader") else 3)
             built = whole.built(entry)
             if built.error:
                 yield Row(f"{entry.name}: whole build", f"failed: {built.error}", "-", None, 0.0)
             else:
                 yield from cost(entry, built)
                 yield from lawful(entry, built)
-                yield from accuracy(entry, built)
+                yield from accuracy(entry, built, made)
             if name == "detector":
                 yield from memory(entry.model.parent / "320")
             if name == names[0]:
                 yield from steady(entry)
+    if shares:
+        yield most(shares)
+    if not arguments.quick:
+        yield install()
+
+
+def most(shares):
+    """The ratio that more than half of the models keep."""
     place = len(shares) // 2
-    yield Row(
+    return Row(
         f"CPU time of quantising, most of {len(shares)} models",
         f"{sorted(shares)[place]:.3f} or less on {place + 1} of {len(shares)}",
         "Model Optimizer entropy",
         round(sorted(shares)[place], 3),
         MOST_MODELS_BAR,
     )
-    if not arguments.quick:
-        yield install()
 
 
-def speed(entry, shares, runs):
+def speed(entry, shares, made, runs):
     """The quantiser's call alone, with one thread, ours and the peers' in turn; the cheapest of `runs`."""
     tools = (quantisers.OURS, *(tool for tool, _ in SPEED))
     turns = [[quantisers.quantised(tool, entry, entry.model.parent) for tool in tools] for _ in range(runs)]
@@ -78,6 +85,7 @@ def speed(entry, shares, runs):
         yield Row(f"{entry.name}: quantising", f"failed: {ours.error}", "-", None, 0.0)
         return
     for (tool, bar), peer in zip(SPEED, theirs, strict=True):
+        made[tool] = peer
         figure = f"{entry.name}: CPU time of quantising, n={entry.count}"
         if peer.error:
             yield Row(figure, ms(ours.cpu_s), f"{tool.title} failed: {peer.error[:100]}", None, None)
@@ -134,13 +142,13 @@ def lawful(entry, built):
         )
 
 
-def accuracy(entry, built):
+def accuracy(entry, built, made):
     """Our bundle and every peer's model on the evaluation samples; the floor is the best of what NVIDIA takes."""
     wanted, labels = entry.outputs(entry.model), entry.labels()
     ours = entry.score(wanted, entry.outputs(built.model), labels)
     legal = {}
     for tool in ACCURACY:
-        spent = quantisers.quantised(tool, entry, entry.model.parent)
+        spent = made.get(tool) or quantisers.quantised(tool, entry, entry.model.parent)
         if not spent.error and compilers.check_model(spent.output.read_bytes()).ok:
             legal[tool.title] = entry.score(wanted, entry.outputs(spent.output), labels)
     for figure, value in ours.items():
