@@ -70,6 +70,17 @@ def curve(points: Sequence[tuple[int, float]]) -> str:
     return _svg(bottom + 28, "share of ranges still moving, over calibration samples", axis + ticks + path + marks)
 
 
+def level(value: float, label: str) -> str:
+    """Gives a small bar for a cell of a table, filled to `value`, 0 to 1."""
+    width, height = 72, 10
+    filled = width * min(max(value, 0.0), 1.0)
+    return (
+        f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" aria-label="{label}">'
+        f'<rect width="{width}" height="{height}" rx="3" fill="var(--line)"/>'
+        f'<rect width="{filled:.1f}" height="{height}" rx="3" fill="var(--float)"/></svg>'
+    )
+
+
 def histogram(counts: Sequence[int], limit: float, threshold: float) -> str:
     """Gives a small histogram on a logarithmic count axis, with a line where values are clipped."""
     width, height = 160, 28
