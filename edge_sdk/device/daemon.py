@@ -16,7 +16,8 @@ from edge_sdk.device import reports
 from edge_sdk.device.deployment import Deployment
 from edge_sdk.device.entrances import Entrances
 from edge_sdk.device.notify import Notifier
-from edge_sdk.device.sense import board, machine, together
+from edge_sdk.device.sense import board, ending, machine, together
+from edge_sdk.device.sense.happenings import Happening
 from edge_sdk.device.sense.protocol import Sensor
 from edge_sdk.device.settings import DaemonSettings
 from edge_sdk.device.spool.forwarding import Forwarder
@@ -117,6 +118,8 @@ class Daemon:
         self._link.on_connect(self._announce)
         self._deployment.on_change(self._announce)
         self._link.subscribe(topics.receipt(*self._identity[:2]), self._forwarder.take_receipt)
+        if ended := ending.take_ending(Path(self._settings.state_folder or ".")):
+            self._tell(ended)
         self._sensors.collect()  # sensors that measure over time begin here
         self._sensors.take_happenings()
         self._is_integrating = self._sensors.tick()
@@ -165,7 +168,7 @@ class Daemon:
         self._seq += 1
         self._forwarder.keep(moment.seq, codec.to_bytes(sample))
         for news in self._sensors.take_happenings():
-            self._forwarder.tell(reports.event(self._identity, *news[:2], wall_s=moment.wall_s, details=news.details))
+            self._tell(news)
         self._forwarder.send_due()
         if reports.has_progress(windows):
             self._notifier.progress()
@@ -218,6 +221,10 @@ class Daemon:
             event_topic=self._topic("event"),
             clocks=self._clock,
         )
+
+    def _tell(self, news: Happening) -> None:
+        kind, message, details = news
+        self._forwarder.tell(reports.event(self._identity, kind, message, wall_s=self._clock.wall_s(), details=details))
 
     def _wake_s(self, next_s: float) -> float:
         """Gives when to wake up: at the next Sample, and before it where power is integrated."""
