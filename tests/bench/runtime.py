@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
+import serving
+from rows import main, mb, ms, ratio_row
 
 import edge_sdk
 from edge_sdk.cli.children import Children
 from edge_sdk.device.serve.client import Client
-from rows import main, mb, ms, ratio_row
 
 DEMO = Path(edge_sdk.__file__).parent / "cli" / "demo"
 ROUNDS, CALLS = 5, 200
@@ -86,7 +87,9 @@ def measure():
         model = bundle / "model.int8.onnx"
         session = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"])
         with edge_sdk.open_engine(bundle) as engine:
-            floor, value = best_pair(lambda: session.run(None, {"image": image}), lambda: engine.infer({"image": image}))
+            floor, value = best_pair(
+                lambda: session.run(None, {"image": image}), lambda: engine.infer({"image": image})
+            )
         what = "bare session.run, same model"
         yield ratio_row("one inference in process, demo model, p50", value, floor, unit=ms, what=what, bar=1.1)
         bare = [bare_start(model) for _ in range(3)]
@@ -115,10 +118,18 @@ def measure():
                 )
         yield ratio_row("one request over HTTP, demo model, p50", value, floor, unit=ms, what=what, bar=None)
         yield ratio_row("start to first correct reply", min(starts), bare_s, unit=ms, what="bare onnxruntime", bar=4.0)
-        yield ratio_row("idle memory of the daemon (RSS)", idle_bytes, bare_bytes, unit=mb, what="bare session", bar=2.0)
         yield ratio_row(
-            "idle CPU of the daemon at 1 Sample/s", idle_share, 0.01, unit=lambda share: f"{share:.2%}", what="of a core", bar=1.0
+            "idle memory of the daemon (RSS)", idle_bytes, bare_bytes, unit=mb, what="bare session", bar=2.0
         )
+        yield ratio_row(
+            "idle CPU of the daemon at 1 Sample/s",
+            idle_share,
+            0.01,
+            unit=lambda share: f"{share:.2%}",
+            what="of a core",
+            bar=1.0,
+        )
+    yield from serving.measure()
 
 
 if __name__ == "__main__":

@@ -201,8 +201,11 @@ class _Session:
                     )
                 np.copyto(area, found)
 
-        with self._models.taken(hello.model, hello.version) as model:
+        model = self._models.take(hello.model, hello.version) or self._models.missing(hello.model)
+        try:
             inference.answered(model, parse, respond)
+        finally:
+            self._models.give(model)
 
     def _say(self, record: Layout) -> None:
         payload = msgspec.json.encode(record)

@@ -5,6 +5,7 @@ import fcntl
 import mmap
 import os
 import socket
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -88,6 +89,11 @@ class Frames:
                 self._socket.sendall(LENGTH.pack(len(hello)) + hello)
                 layout = self._layout()
                 self._share(layout)
+                # From here on the kernel keeps the time: a timeout of Python's costs a system call for each receive.
+                self._socket.settimeout(None)
+                limit = struct.pack("ll", int(timeout_s), int(timeout_s % 1 * 1e6))
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
             except OSError as error:
                 raise errors.LinkError(f"no daemon answers at {path}: {error}") from error
             undo.pop_all()
@@ -112,7 +118,7 @@ class Frames:
             head = self._receive(REPLY.size)
             sequence, length = REPLY.unpack_from(head)
             said = head[REPLY.size :] + self._receive(REPLY.size + length - len(head))
-        except OSError as error:
+        except (OSError, errors.LinkError) as error:
             self.close()
             raise errors.LinkError(f"the daemon at {self._path} did not answer: {error}") from error
         if sequence != self._sequence:

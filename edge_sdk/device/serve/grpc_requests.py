@@ -48,6 +48,7 @@ def request_from_message(message: Mapping[str, Any], read: v2.Read) -> Request:
         elif tensor.get("contents"):
             feeds[name] = _from_contents(name, datatype, shape, tensor["contents"])
         elif used < len(raws):
+            v2.check_size(name, datatype, shape, len(raws[used]))
             feeds[name] = v2.array_from_raw(name, datatype, shape, raws[used])
             used += 1
         else:
@@ -84,7 +85,7 @@ def message_from_outputs(
     raw: list[memoryview | bytes] = []
     for name in wanted:
         array = outputs[name]
-        described.append({"name": name, "datatype": v2.datatype_of(array.dtype.name), "shape": array.shape})
+        described.append({"name": name, "datatype": v2.datatype_of_array(array), "shape": array.shape})
         if name in request.places:
             write(request.places[name], array)
             raw.append(b"")

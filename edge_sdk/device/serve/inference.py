@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from edge_sdk import errors
 from edge_sdk.device.serve.models import NO_WISH, Model, Wish, error_kind
+from edge_sdk.device.serve.recorder import Spent
 from edge_sdk.device.serve.v2 import Request
 from edge_sdk.engines.protocol import Tensors
 
@@ -33,7 +34,7 @@ def answered(model: Model, parse: Callable[[], Request], respond: Callable[[Requ
         outputs, spent = model.run(request.feeds, entered_ns, wish)
         ran_ns = tick_ns()
         answer = respond(request, outputs)
-        recorder.record(spent._replace(post_ns=tick_ns() - ran_ns))
+        recorder.record(Spent(spent.engine, spent.queue_ns, spent.pre_ns, tick_ns() - ran_ns))
     except errors.EdgeError as error:
         recorder.record_error(error_kind(error), tick_ns() - entered_ns)
         raise

@@ -112,7 +112,7 @@ def response_from_outputs(
     raw: list[NDArray[Any]] = []
     for name, as_binary in wanted.items():
         array = outputs[name]
-        part: dict[str, Any] = {"name": name, "datatype": v2.datatype_of(array.dtype.name), "shape": array.shape}
+        part: dict[str, Any] = {"name": name, "datatype": v2.datatype_of_array(array), "shape": array.shape}
         if name in request.places and write is not None:
             # No parameters here: NVIDIA's C++ client looks for binary_data_size in any that it finds.
             write(request.places[name], array)
@@ -152,7 +152,7 @@ def _request(header: _Header, feeds: dict[str, NDArray[Any]]) -> Request:
                 raise errors.InputError("the classification extension is not spoken here; take the raw output")
             if place := v2.place_of(output.name, output.parameters):
                 places[output.name] = place
-    if not parameters:
+    if "priority" not in parameters and "timeout" not in parameters:
         return Request(header.id, feeds, wanted, is_binary, places)
     priority, timeout_us = (v2.whole_number(parameters, key) for key in ("priority", "timeout"))
     return Request(header.id, feeds, wanted, is_binary, places, priority, timeout_us)

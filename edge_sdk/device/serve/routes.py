@@ -1,5 +1,6 @@
 """What is answered to which HTTP request: the Open Inference Protocol's routes over the served models."""
 
+import functools
 import logging
 import re
 from collections.abc import Callable
@@ -87,8 +88,8 @@ class Routes:
             return failure(500, "internal fault; the daemon's log has the details")
 
     def _answer(self, head: Head, body: memoryview) -> Answer:
-        path = unquote(head.path).rstrip("/")
-        if (match := _MODEL_PATH.fullmatch(path)) and path != "/v2/models/stats":
+        path, match = _parsed(head.path)
+        if match:
             return self._about_model(head, body, match)
         fixed = self._fixed(path)
         if fixed is None:
@@ -115,7 +116,7 @@ class Routes:
         return None
 
     def _about_model(self, head: Head, body: memoryview, match: re.Match[str]) -> Answer:
-        name, version, leaf = match["model"], match["version"], match["leaf"]
+        name, version, leaf = match.groups()
         model = self._models.take(name, version)
         if model is None:
             which = f"'{name[:200]}'" if version is None else f"'{name[:200]}' version {version[:100]}"
@@ -153,3 +154,10 @@ class Routes:
             return Answer(200, [response.header])
         parts = [response.header, *(array.reshape(-1).data.cast("B") for array in response.raw if array.size)]
         return Answer(200, parts, "application/octet-stream", len(response.header))
+
+
+@functools.lru_cache(maxsize=256)
+def _parsed(path: str) -> tuple[str, re.Match[str] | None]:
+    """Gives a path without its escapes, and what it says of a model; most clients ask for few of them."""
+    plain = unquote(path).rstrip("/")
+    return plain, None if plain == "/v2/models/stats" else _MODEL_PATH.fullmatch(plain)

@@ -3,7 +3,7 @@
 import contextlib
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from numpy.typing import NDArray
 
@@ -73,9 +73,7 @@ class Models:
         Raises:
             UsageError: no such model.
         """
-        model = self.take(name, version)
-        if model is None:
-            raise errors.UsageError(self._unknown(name))
+        model = self.take(name, version) or self.missing(name)
         try:
             yield model
         finally:
@@ -99,9 +97,7 @@ class Models:
         Raises:
             UsageError: no such model.
         """
-        model = self.take(name)
-        if model is None:
-            raise errors.UsageError(self._unknown(name))
+        model = self.take(name) or self.missing(name)
         try:
             return model.infer(feeds)
         finally:
@@ -123,6 +119,9 @@ class Models:
         for model in self:
             model.close()
 
-    def _unknown(self, name: str) -> str:
+    def missing(self, name: str) -> NoReturn:
+        """Raises the UsageError that says which models there are."""
         names = list(self._by_name)
-        return f"no model {name!r}{imports.nearest(name, names)}; served here: {', '.join(names) or 'none'}"
+        raise errors.UsageError(
+            f"no model {name!r}{imports.nearest(name, names)}; served here: {', '.join(names) or 'none'}"
+        )

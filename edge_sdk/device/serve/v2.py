@@ -20,6 +20,10 @@ DTYPES = {
 
 DATATYPES = {dtype: datatype for datatype, dtype in DTYPES.items()}
 
+_NUMPY = {datatype: np.dtype(dtype) for datatype, dtype in DTYPES.items()}
+_FROM_NUMPY = {dtype: datatype for datatype, dtype in _NUMPY.items()}
+"""Made once: numpy takes longer to name a type than all the rest of a small answer does."""
+
 Parameters: TypeAlias = Mapping[str, str | int | float | bool]
 
 _REGION, _OFFSET, _SIZE = "shared_memory_region", "shared_memory_offset", "shared_memory_byte_size"
@@ -91,11 +95,12 @@ def dtype_of(name: str, datatype: str) -> np.dtype[Any]:
     Raises:
         InputError: the protocol has no such type, or it is not served here.
     """
-    if datatype not in DTYPES:
+    # The wire is little-endian, and so is every machine that this runs on.
+    dtype = _NUMPY.get(datatype)
+    if dtype is None:
         known = ", ".join(DTYPES)
         raise errors.InputError(f"input {name!r} has the datatype {datatype[:40]!r}; known: {known}")
-    # The wire is little-endian, and so is every machine that this runs on.
-    return np.dtype(DTYPES[datatype])
+    return dtype
 
 
 def datatype_of(dtype: str) -> str:
@@ -109,15 +114,19 @@ def datatype_of(dtype: str) -> str:
     return DATATYPES[dtype]
 
 
+def datatype_of_array(array: NDArray[Any]) -> str:
+    """Gives the protocol's name of an array's element type; raises as `datatype_of` does."""
+    return _FROM_NUMPY.get(array.dtype) or datatype_of(array.dtype.name)
+
+
 def array_from_raw(name: str, datatype: str, shape: tuple[int, ...], raw: memoryview) -> NDArray[Any]:
-    """Gives a tensor from its little-endian bytes, without a copy.
+    """Gives a tensor from its little-endian bytes, without a copy; `check_size` has been called for it.
 
     Raises:
-        InputError: an unknown type, another number of bytes than the shape has, or a BOOL that is neither 0 nor 1.
+        InputError: an unknown type, or a BOOL that is neither 0 nor 1.
     """
     dtype = dtype_of(name, datatype)
-    check_size(name, datatype, shape, len(raw))
-    if dtype == np.bool_ and np.any(np.frombuffer(raw, np.uint8) > 1):
+    if datatype == "BOOL" and np.any(np.frombuffer(raw, np.uint8) > 1):
         raise errors.InputError(f"input {name!r} is BOOL, but has bytes other than 0 and 1")
     return np.frombuffer(raw, dtype).reshape(shape)
 
