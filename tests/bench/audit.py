@@ -33,7 +33,7 @@ def add_options(parser):
 def measure(arguments):
     for name in arguments.models.split(","):
         with tempfile.TemporaryDirectory() as folder:
-            entry = zoo.ENTRIES[name](Path(folder) / name, count=COUNT, evaluated=1)
+            entry = zoo.ENTRIES[name](Path(folder) / name, count=COUNT, evaluated=zoo.FEW)
             for tool in TOOLS:
                 yield row(entry, tool, quantisers.quantised(tool, entry, entry.model.parent))
 

@@ -191,7 +191,7 @@ def percent(share):
 
 def memory(folder):
     """Peak of our quantiser on a 320x320 detector with 128 samples, and how it grows from 32 to MANY."""
-    entry = zoo.detector(folder, evaluated=1, side=320)
+    entry = zoo.detector(folder, evaluated=zoo.FEW, side=320)
     few, usual = (quantisers.quantised(quantisers.OURS, entry, folder, count=count) for count in (32, entry.count))
     many = quantisers.quantised(quantisers.OURS, entry, folder, count=MANY, raw=drawn(folder / "many.npy", MANY, 320))
     if failed := next((spent.error for spent in (few, usual, many) if spent.error), ""):

@@ -104,6 +104,7 @@ def quantised(tool, entry, folder, *, count=None, raw=None):
         "model": str(entry.model),
         "raw": str(raw or entry.raw_of(count)),
         "prepared": str(entry.prepared),
+        "few": str(entry.few),
         "preprocess": entry.preprocess,
         "count": count,
         "threads": THREADS,

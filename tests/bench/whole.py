@@ -8,6 +8,7 @@ from typing import NamedTuple
 from measure import run
 
 REFUSED = 1
+ANY = range(-64, 256)
 
 BARE = """
 import json, sys, numpy as np, onnxruntime as ort
@@ -25,7 +26,7 @@ for file in files:
 class Built(NamedTuple):
     """What the build cost and said; `error` holds its last words where there is no bundle, and then nothing else counts.
 
-    `is_refused` when the gate said no at first and was then opened wide.
+    `is_refused` when the gate said no at first, or gave float16, and was then opened wide.
     """
 
     cpu_s: float
@@ -39,18 +40,19 @@ class Built(NamedTuple):
 def built(entry):
     """Builds with the defaults; where the gate refuses, again with a drop of 100 points allowed, so as to have a model."""
     target = entry.model.with_name("built.edge")
+    model = target / "model.int8.onnx"
     command = [
         sys.executable, "-m", "edge_sdk", "build", str(entry.model), "-o", str(target), "--force", "--json",
         "--calibration", str(entry.raw), "--evaluate", str(entry.evaluation),
         "--preprocess", str(entry.rules_file()), "--name", "bench",
     ]  # fmt: skip
-    first = run(command, allowed=range(-64, 256))
-    done = run([*command, "--max-drop", "100"], allowed=range(-64, 256)) if first.code == REFUSED else first
-    model = target / "model.int8.onnx"
+    first = run(command, allowed=ANY)
+    is_refused = first.code == REFUSED or (first.code == 0 and not model.exists())
+    done = run([*command, "--max-drop", "100"], allowed=ANY) if is_refused else first
     if done.code or not model.exists():
         words = [line for line in done.stderr.splitlines() if line.strip()] or ["it made no INT8 graph"]
-        return Built(0.0, 0.0, {}, model, first.code == REFUSED, words[-1])
-    return Built(done.cpu_s, done.wall_s, json.loads(done.stdout), model, first.code == REFUSED)
+        return Built(0.0, 0.0, {}, model, is_refused, words[-1])
+    return Built(done.cpu_s, done.wall_s, json.loads(done.stdout), model, is_refused)
 
 
 def bare(entry, *files):

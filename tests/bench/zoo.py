@@ -29,6 +29,8 @@ FASHION = Path("/usr/share/datasets/fashion-mnist")
 WHEEL = "ddddocr==1.6.1"
 OPSET = 17
 
+FEW = 4
+"""Evaluation samples where a build must have some, but is not measured by them."""
 EVALUATION_SEED, CALIBRATION_SEED = 1_000_001, 1
 
 
@@ -46,6 +48,7 @@ class Entry(NamedTuple):
     prepared: Path
     evaluation: Path
     tests: Path
+    few: Path
     preprocess: dict
     count: int
     score: Callable
@@ -156,6 +159,7 @@ def _entry(name, model, calibration, evaluation, preprocess, folder, score, *, t
         "prepared": {key: prepared(values, preprocess[key]) for key, values in calibration.items()},
         "evaluation": evaluation,
         "tests": evaluation if tests is None else tests,
+        "few": {key: values[:FEW] for key, values in evaluation.items()},
     }
     for stem, arrays in archives.items():
         np.savez(folder / f"{stem}.npz", **arrays)

@@ -20,10 +20,10 @@ def main(quantise):
     os.dup2(2, 1)  # the tools print; stdout is for the answer
     _limit_threads(request["threads"])
     call = quantise(request)
-    cpu_s, wall_s = _cpu_s(), time.perf_counter()
+    before_s, started_s = cpu_s(), time.perf_counter()
     more = call()
-    spent = {"cpu_s": _cpu_s() - cpu_s, "wall_s": time.perf_counter() - wall_s, "peak_bytes": _peak_bytes()}
-    os.write(answer, json.dumps({**spent, "process_cpu_s": _cpu_s(), **(more or {})}).encode())
+    spent = {"cpu_s": cpu_s() - before_s, "wall_s": time.perf_counter() - started_s, "peak_bytes": _peak_bytes()}
+    os.write(answer, json.dumps({**spent, "process_cpu_s": cpu_s(), **(more or {})}).encode())
     sys.stdout.flush()
     os._exit(0)  # some tools end with a crash of their own
 
@@ -60,7 +60,8 @@ def _limit_threads(threads):
     onnxruntime.InferenceSession = Session
 
 
-def _cpu_s():
+def cpu_s():
+    """Processor seconds of this process and of the children that ended."""
     return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 

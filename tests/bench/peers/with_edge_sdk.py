@@ -1,47 +1,56 @@
-"""This project's quantiser, from the model's file to the Q/DQ file, reading its samples raw and while it runs."""
+"""This project's builder up to the INT8 graph, through its public door, reading its samples raw and while it runs.
 
-from pathlib import Path
+The builder times its stages by the clock it is given. Here that clock counts processor seconds, and the figure is the
+sum of the stages which the peers' calls have too: opening the file in a child process, compiling, judging and packing
+are left out, as they have none.
+"""
 
 import metered
 
+STAGES = ("read", "scan", "fold", "calibrate", "choose", "correct", "place")
+
+
+class ProcessorClock:
+    """A Clock whose ticks are processor time of this process and its children."""
+
+    def __init__(self, usual):
+        self._usual = usual
+
+    def __getattr__(self, name):
+        return getattr(self._usual, name)
+
+    def tick_ns(self):
+        return int(metered.cpu_s() * 1e9)
+
 
 def quantise(request):
-    from edge_sdk.engines import ort
-    from edge_sdk.host.calibrate import choose, collect, data
-    from edge_sdk.host.calibrate.samples import Classes
-    from edge_sdk.host.graph import clean, model, placement, qdq
-    from edge_sdk.host.judge import gate
+    from pathlib import Path
+
+    import edge_sdk
+    from edge_sdk import clock
+    from edge_sdk.engines import compilers
     from edge_sdk.records.bundle import Preprocess
 
-    rules = {name: Preprocess(**rule) for name, rule in request["preprocess"].items()}
-    method = request["method"]
+    def keep(content):
+        Path(request["output"]).write_bytes(content)
+        return compilers.ABSENT.report
 
     def call():
-        read = model.read_model(Path(request["model"]))
-        unused = Classes(is_used=False)
-        samples = data.open_data(Path(request["raw"]), read.inputs, preprocess=rules, classes=unused)
-        probe = {name: values[:2].copy() for name, values in next(samples.batches()).feeds.items()}
-        graph = clean.cleaned(read, probe)
-        placed = placement.placement_from_model(graph)
-        wanted = [name for name in placed.tensors if name not in {spec.name for spec in graph.inputs}]
-        collected = collect.collected(
-            ort.runner_from_model(qdq.with_outputs(graph, wanted), wanted),
-            placed.tensors,
-            samples.batches(),
-            hold_out=method == choose.AUTO,
+        built = edge_sdk.build_bundle(
+            request["model"],
+            Path(request["output"]).with_suffix(".edge"),
+            calibration=request["raw"],
+            evaluation=request["few"],
+            preprocess={name: Preprocess(**rule) for name, rule in request["preprocess"].items()},
+            method=request["method"],
+            max_drop=100.0,
+            name="bench",
+            force=True,
+            check=keep,
+            ticks=ProcessorClock(clock.SystemClock()),
         )
-        run_float = ort.runner_from_model(graph.to_bytes())
-        references = [(feeds, run_float(feeds)) for feeds in collected.held_feeds]
-
-        def written(ranges):
-            return qdq.quantized_model(graph, placed, {name: found.scale for name, found in ranges.items()}).to_bytes()
-
-        def sqnr_of(ranges):
-            return gate.worst_sqnr_db(ort.runner_from_model(written(ranges)), references, graph.outputs)
-
-        choice = choose.chosen(collected, method, sqnr_of)
-        Path(request["output"]).write_bytes(written(choice.ranges))
-        return {"method": choice.method, "samples": len(collected.digests)}
+        spent = sum(built.seconds.get(stage, 0.0) for stage in STAGES)
+        return {"cpu_s": spent, "method": built.method, "stages": built.seconds}
 
     return call
 
