@@ -97,7 +97,7 @@ def settings_from_arguments(arguments: argparse.Namespace) -> DaemonSettings:
     if arguments.bundle:
         table["bundles"] = arguments.bundle
     table.setdefault("device", device_from_hostname(socket.gethostname()))
-    table.setdefault("state_folder", os.environ.get("STATE_DIRECTORY", "."))  # noqa: TID251 - as above
+    table.setdefault("state_folder", os.environ.get("STATE_DIRECTORY"))  # noqa: TID251 - as above
     return settings_file.settings_from_table(table, DaemonSettings, source=source)
 
 

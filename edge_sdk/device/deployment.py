@@ -112,6 +112,7 @@ class Deployment:
             backend=self._settings.backend,
             threads=self._settings.threads,
             instances=lambda name: self._settings.models.get(name, _DEFAULT).instances,
+            memory=None if self._settings.state_folder is None else Path(self._settings.state_folder) / "variants",
         )
         with contextlib.ExitStack() as undo:
             for slot in slots:

@@ -76,8 +76,9 @@ class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
             a core. Boards without a power reading are not woken for it.
         idle_power_w: what the machine takes when it does nothing, in watts; the energy beyond it goes to the models.
             Default 0.0: all of it does.
-        state_folder: its file system's fill level is published; None, the default, takes systemd's state directory,
-            else the working folder.
+        state_folder: where the daemon keeps which form of each bundle is the fastest on this CPU; its file system's
+            fill level is published. None, the default, takes systemd's state directory; without one, forms are timed
+            at each start, some tenths of a second for each bundle, and the working folder's file system counts.
     """
 
     bundles: Annotated[tuple[str, ...], msgspec.Meta(max_length=64)] = ()

@@ -2,26 +2,42 @@
 
 from pathlib import Path
 
-from edge_sdk.engines import registry
+from edge_sdk import errors
+from edge_sdk.engines import registry, variants
 from edge_sdk.engines.engine import Engine
+from edge_sdk.engines.remembered import Choice
 from edge_sdk.wire import bundles
 
 MODELS = {"int8": bundles.INT8_MODEL, "fp16": bundles.FLOAT_MODEL, "float": bundles.FLOAT_MODEL}
 """Which file of a bundle runs, by the precision that the gate decided."""
 
 
-def open_engine(bundle: str | Path, *, backend: str = "onnxruntime", threads: int = 0) -> Engine:
+def open_engine(
+    bundle: str | Path,
+    *,
+    backend: str = "onnxruntime",
+    threads: int = 0,
+    variant: str = variants.AUTO,
+    memory: str | Path | None = None,
+) -> Engine:
     """Gives an Engine for a bundle folder, after every byte of it was checked.
+
+    On a CPU an INT8 bundle has up to three forms, and by default the fastest runs that answers the bundle's golden
+    samples within its tolerance (see `variants`); that takes some tenths of a second. The Engine's name says which,
+    for example ``onnxruntime:lowered``.
 
     Args:
         bundle: the folder that ``edge-sdk build`` wrote.
         backend: a row of `registry.BACKENDS`, or ``module:Class``.
         threads: for back ends that run on the CPU; 0 leaves the choice to them.
+        variant: ``int8``, ``lowered``, ``float``, or ``auto``; the bundle's own precision is exactly what the gate
+            judged.
+        memory: folder in which the choice is kept for the next time; None measures each time.
 
     Raises:
         BundleError: damaged, incomplete, or with files that it does not list.
-        UsageError: no such back end here.
-        EngineError: the back end could not load the model.
+        UsageError: no such back end here, or the bundle has no such variant.
+        EngineError: the back end could not load the model, or gives other answers than the golden samples.
 
     Example::
 
@@ -29,7 +45,9 @@ def open_engine(bundle: str | Path, *, backend: str = "onnxruntime", threads: in
             logits = engine.infer({"image": pixels})["logits"]
     """
     check_machine(Path(bundle), backend=backend)
-    return engine_from_bundle(bundles.read_bundle(Path(bundle)), backend=backend, threads=threads)
+    checked = bundles.read_bundle(Path(bundle))
+    kept = None if memory is None else Path(memory)
+    return engine_from_bundle(checked, backend=backend, threads=threads, variant=variant, memory=kept)
 
 
 def check_machine(bundle: Path, *, backend: str) -> None:
@@ -42,8 +60,46 @@ def check_machine(bundle: Path, *, backend: str) -> None:
     registry.find_finished(backend, bundle, bundles.read_manifest(bundle).files)
 
 
-def engine_from_bundle(checked: bundles.Bundle, *, backend: str = "onnxruntime", threads: int = 0) -> Engine:
-    """Gives an Engine for a bundle that was read and checked already; raises as `open_engine` does."""
-    finished = registry.find_finished(backend, checked.path, checked.manifest.files)
-    model = finished or checked.file(MODELS[checked.manifest.precision])
-    return registry.open_backend(backend, model, outputs=checked.manifest.outputs, options={"threads": threads})
+def engine_from_bundle(
+    checked: bundles.Bundle,
+    *,
+    backend: str = "onnxruntime",
+    threads: int = 0,
+    variant: str = variants.AUTO,
+    memory: Path | None = None,
+) -> Engine:
+    """Gives an Engine for a bundle that was read and checked already; see `open_engine`."""
+    choice = chosen(checked, backend=backend, threads=threads, variant=variant, memory=memory)
+    return engine_of_choice(checked, choice, backend=backend, threads=threads)
+
+
+def chosen(
+    checked: bundles.Bundle,
+    *,
+    backend: str = "onnxruntime",
+    threads: int = 0,
+    variant: str = variants.AUTO,
+    memory: Path | None = None,
+) -> Choice | None:
+    """Gives the form of a bundle that runs; None where there is nothing to choose. See `open_engine`."""
+    precision = checked.manifest.precision
+    if registry.can_choose(backend) and precision == "int8":
+        return variants.choose(checked, backend=backend, threads=threads, variant=variant, memory=memory)
+    if variant in (variants.AUTO, precision):
+        return None
+    variants.check_variant(variant)
+    what = f"{backend} runs" if precision == "int8" else f"a bundle in {precision} has"
+    raise errors.UsageError(f"{what} one form of a model only, and not {variant!r}; leave the variant out")
+
+
+def engine_of_choice(
+    checked: bundles.Bundle, choice: Choice | None, *, backend: str = "onnxruntime", threads: int = 0
+) -> Engine:
+    """Gives another Engine of what `chosen` gave."""
+    if choice is None:
+        finished = registry.find_finished(backend, checked.path, checked.manifest.files)
+        model, label = finished or checked.file(MODELS[checked.manifest.precision]), ""
+    else:
+        model, label = checked.file(variants.FILES[choice.variant]), f"{backend}:{choice.variant}"
+    outputs = checked.manifest.outputs
+    return registry.open_backend(backend, model, outputs=outputs, options={"threads": threads}, label=label)

@@ -18,15 +18,20 @@ class Row(NamedTuple):
         remedy: what to install.
         finder: of a function that finds, among a bundle's files, the one finished for this machine; empty where the
             back end runs the ONNX itself.
+        version: of a function that gives the version, for a back end that runs ONNX on the CPU and so may choose among
+            the forms of a bundle; empty for all others.
     """
 
     spec: str
     remedy: str
     finder: str = ""
+    version: str = ""
 
 
 BACKENDS: dict[str, Row] = {
-    "onnxruntime": Row("edge_sdk.engines.ort:OrtBackend", "pip install 'edge_sdk[device]'"),
+    "onnxruntime": Row(
+        "edge_sdk.engines.ort:OrtBackend", "pip install 'edge_sdk[device]'", version="edge_sdk.engines.ort:version"
+    ),
     "tensorrt": Row(
         "edge_sdk.engines.trt:TensorRTBackend",
         "on a Jetson `sudo apt install python3-libnvinfer`, a virtual environment with --system-site-packages, and "
@@ -42,6 +47,7 @@ def open_backend(
     *,
     outputs: tuple[tensors.TensorSpec, ...] = (),
     options: Mapping[str, str | int] | None = None,
+    label: str = "",
 ) -> Engine:
     """Gives a running Engine.
 
@@ -50,6 +56,7 @@ def open_backend(
         model: the file it loads.
         outputs: what the model gives, if known (from the manifest); empty keeps whatever the back end returns.
         options: for the back end, for example ``{"threads": 1}``.
+        label: what the Engine is called in telemetry; by default the back end's name.
 
     Raises:
         UsageError: no such back end, or its package is not installed.
@@ -62,7 +69,7 @@ def open_backend(
         raise
     except Exception as error:  # boundary: a foreign back end may raise anything while it loads
         raise errors.EngineError(f"{name} could not load {model}: {error}") from error
-    return Engine(backend, name=name, outputs=outputs)
+    return Engine(backend, name=label or name, outputs=outputs)
 
 
 def find_finished(name: str, folder: Path, names: Iterable[str]) -> Path | None:
@@ -76,6 +83,17 @@ def find_finished(name: str, folder: Path, names: Iterable[str]) -> Path | None:
     if row is None or not row.finder:
         return None
     return cast("Callable[[Path, Iterable[str]], Path]", _import(name, row.finder, row.remedy))(folder, names)
+
+
+def can_choose(name: str) -> bool:
+    """Says whether a back end runs ONNX on the CPU, and so may choose among the forms of a bundle."""
+    return name in BACKENDS and bool(BACKENDS[name].version)
+
+
+def backend_version(name: str) -> str:
+    """Gives the version of a back end that can choose; raises UsageError when its package is not installed."""
+    row = BACKENDS[name]
+    return cast("Callable[[], str]", _import(name, row.version, row.remedy))()
 
 
 def _factory(name: str) -> BackendFactory:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from edge_sdk import errors
 from edge_sdk.engines import bundled, ort
+from edge_sdk.engines.engine import Engine
 from edge_sdk.engines.protocol import Tensors
 from edge_sdk.host.calibrate import data as datasets
 from edge_sdk.host.calibrate import samples
@@ -93,7 +94,7 @@ def evaluated(
     checked = bundles.read_bundle(path)
     opened = _opened(checked.manifest, data, metric)
     run_float = ort.runner_from_model(checked.file(bundles.FLOAT_MODEL).read_bytes())
-    with bundled.engine_from_bundle(checked, backend=backend) as engine:
+    with _as_judged(checked, backend) as engine:
         sides = _Sides(f"the float model of {path}", run_float, checked, engine.infer, is_raw=False)
         return _judged(sides, opened, metric, max_drop=None, progress=progress)
 
@@ -120,7 +121,7 @@ def compared(
     _check_alike(one, other)
     opened = _opened(one.manifest, data, metric)
     with ExitStack() as stack:
-        engines = [stack.enter_context(bundled.engine_from_bundle(b, backend=backend)) for b in (one, other)]
+        engines = [stack.enter_context(_as_judged(bundle, backend)) for bundle in (one, other)]
 
         def run_other(raw: Mapping[str, NDArray[Any]]) -> Tensors:
             manifest = other.manifest
@@ -132,6 +133,11 @@ def compared(
 
         sides = _Sides(str(first), run_one, other, run_other, is_raw=True)
         return _judged(sides, opened, metric, max_drop=max_drop, progress=progress)
+
+
+def _as_judged(checked: bundles.Bundle, backend: str) -> Engine:
+    """Gives an Engine of the very model that the gate judged, not of the form that is fastest here."""
+    return bundled.engine_from_bundle(checked, backend=backend, variant=checked.manifest.precision)
 
 
 def _opened(manifest: Manifest, data: datasets.DataSpec, metric: str) -> samples.Data:

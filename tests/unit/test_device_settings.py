@@ -36,7 +36,7 @@ def test_an_empty_file_is_a_valid_one(config):
     settings = settings_of("--config", config(""))
     assert settings.device == device_from_hostname(socket.gethostname())
     assert (settings.http_host, settings.http_port, settings.interval_s) == ("127.0.0.1", 8000, 1.0)
-    assert settings.state_folder == "."
+    assert settings.state_folder is None
 
 
 def test_bundles_in_a_file_are_relative_to_it_and_options_override(config, tmp_path):

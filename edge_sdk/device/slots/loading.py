@@ -1,6 +1,7 @@
 """Folders to running engines: all of them, or none."""
 
 import contextlib
+import logging
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -12,6 +13,8 @@ from edge_sdk import errors
 from edge_sdk.engines import bundled
 from edge_sdk.engines.engine import Engine
 from edge_sdk.wire import bundles
+
+_LOG = logging.getLogger(__name__)
 
 _TINY_NS = 30_000
 """A model under this is faster in one thread than in two: what the threads cost each other is more than it takes."""
@@ -25,23 +28,34 @@ class Slot(NamedTuple):
 
 
 def load_slots(
-    folders: Iterable[Path], *, backend: str, threads: int, instances: Callable[[str], int] = lambda _: 1
+    folders: Iterable[Path],
+    *,
+    backend: str,
+    threads: int,
+    instances: Callable[[str], int] = lambda _: 1,
+    memory: Path | None = None,
 ) -> tuple[Slot, ...]:
     """Gives running engines for each bundle folder; every file of every bundle is hashed before any is loaded.
+
+    Before that, the passports of finished engines are compared with this machine: where none fits, not a byte of an
+    engine is read.
 
     Args:
         folders: bundles, each of another model, or another version.
         backend: a row of `engines.registry.BACKENDS`, or ``module:Class``.
         threads: CPU threads per engine; 0 leaves the choice to the back end.
         instances: gives how many engines a model gets, by its name; 0 is as many as are of use.
+        memory: folder in which it is kept which form of a bundle is the fastest here; None measures at each start.
 
     Raises:
-        BundleError: one is damaged, incomplete, or has files that it does not list; the message names the file.
+        BundleError: one is damaged, incomplete, for another machine, or has files that it does not list; the message
+            names the file or the difference.
         UsageError: two bundles hold the same version of a model, or there is no such back end.
         EngineError: the back end could not load one. Whatever was loaded before it is closed again.
     """
     checked: dict[tuple[str, str], bundles.Bundle] = {}
     for folder in folders:
+        bundled.check_machine(folder, backend=backend)
         found = bundles.read_bundle(folder)
         name, version = found.manifest.name, found.manifest.version
         if (name, version) in checked:
@@ -52,16 +66,29 @@ def load_slots(
         checked[name, version] = found
     with contextlib.ExitStack() as opened:
         slots = tuple(
-            _slot(found, opened, backend=backend, threads=threads, count=instances(found.manifest.name))
+            _slot(found, opened, backend=backend, threads=threads, count=instances(found.manifest.name), memory=memory)
             for found in checked.values()
         )
         opened.pop_all()  # all are up: they stay open
     return slots
 
 
-def _slot(bundle: bundles.Bundle, opened: contextlib.ExitStack, *, backend: str, threads: int, count: int) -> Slot:
+def _slot(
+    bundle: bundles.Bundle,
+    opened: contextlib.ExitStack,
+    *,
+    backend: str,
+    threads: int,
+    count: int,
+    memory: Path | None,
+) -> Slot:
+    choice = bundled.chosen(bundle, backend=backend, threads=threads, memory=memory)
+    if choice is not None and choice.best_ns:
+        timed = ", ".join(f"{name} {spent_ns / 1e6:.3f} ms" for name, spent_ns in choice.best_ns.items())
+        _LOG.info("%s runs as %s: %s", bundle.manifest.name, choice.variant, timed)
+
     def another() -> Engine:
-        return opened.enter_context(bundled.engine_from_bundle(bundle, backend=backend, threads=threads))
+        return opened.enter_context(bundled.engine_of_choice(bundle, choice, backend=backend, threads=threads))
 
     first = another()
     # Without a limit on its threads, one engine takes every core by itself; and one GPU is one GPU.
