@@ -1,5 +1,6 @@
 """ONNX Runtime on the CPU: the engine where there is no GPU. The only door to onnxruntime."""
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from numpy.typing import NDArray
 from edge_sdk import errors
 from edge_sdk.engines.protocol import StageTimes, Tensors
 from edge_sdk.records import tensors
+
+_HELD_BYTES = 1 << 20
+"""Serialised models above this go to ONNX Runtime as a file: a session keeps the bytes that it was made from."""
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -52,6 +56,11 @@ def session_from_model(model: str | bytes, settings: "ort.SessionOptions") -> "o
         ModelError: ONNX Runtime cannot load it, for example because it lacks an operator; with its own words.
     """
     try:
+        if isinstance(model, bytes) and len(model) > _HELD_BYTES:
+            with tempfile.NamedTemporaryFile(prefix="edge-sdk-", suffix=".onnx") as file:
+                file.write(model)
+                file.flush()
+                return ort.InferenceSession(file.name, settings, providers=["CPUExecutionProvider"])
         return ort.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
     except Exception as error:  # boundary: onnxruntime raises a dozen unrelated classes, RuntimeError among them
         name = model if isinstance(model, str) else "the model"

@@ -162,6 +162,7 @@ def _built(job: Job, data: Opened) -> BuildResult:
     else:
         judged = rescue.judged(gatekeeper, None, reason=reason)
     remarks += checking.fit_notes(gatekeeper, scan, judged.judgement)
+    del gatekeeper  # its session holds the weights once more
     bundle, found = figures.packed(job, data, graph, judged, _background(data, scan, ranged, remarks))
     compiler = judged.int8.compiler if judged.int8 else compilers.ABSENT.report
     return result.result_from_report(found, bundle, compiler=compiler, seconds=job.stages.seconds)

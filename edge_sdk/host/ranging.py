@@ -12,7 +12,8 @@ from edge_sdk.engines import ort
 from edge_sdk.engines.protocol import Tensors
 from edge_sdk.host.calibrate import choose, collect, coverage, rangefile
 from edge_sdk.host.calibrate.inspect import Inspector
-from edge_sdk.host.graph import adjust, qdq
+from edge_sdk.host.graph import adjust, placement, qdq
+from edge_sdk.host.graph import model as models
 from edge_sdk.host.job import Graph, Job, Opened, Ranged, Scan
 from edge_sdk.host.judge import gate
 from edge_sdk.host.pack import bundle as packing
@@ -46,7 +47,7 @@ def ranged(job: Job, data: Opened, scan: Scan, graph: Graph) -> Ranged:
     if job.save_ranges is not None:
         rangefile.write_ranges(job.save_ranges, key, collected.state())
     with job.stages("choose"):
-        sqnr_of, trials = _measure(graph, collected)
+        sqnr_of, trials = measure(graph.model, graph.placed, collected)
         choice = choose.chosen(collected, job.method, sqnr_of, trials=trials)
         points = coverage.curve(collected, choice, sqnr_of if collected.held_feeds else None)
     return Ranged(collected, choice, points, notes)
@@ -134,19 +135,26 @@ class _Saver:
             self._saved = len(self._state.digests)
 
 
-def _measure(graph: Graph, collected: collect.Collected) -> tuple[choose.Measure, int]:
+def measure(
+    model: models.Model, placed: placement.Placement, collected: collect.Collected
+) -> tuple[choose.Measure, int]:
     """Gives a function from ranges to the SQNR of the worst output on held-out samples, and how many trials it allows.
 
     All ranges are measured in one session, whose scales are inputs.
+
+    Args:
+        model: the float model.
+        placed: what is quantised.
+        collected: with held-out samples and the float model's answers to them.
     """
     methods, points = len(thresholds.METHODS), len(collected.marks)
     runs = max(_RUNS_LEAST, int(_RUNS_SHARE * len(collected.digests)))
     held = max(_FEWEST_SAMPLES, min(runs // (methods + points + _FEWEST_TRIALS), len(collected.held_feeds)))
     trials = max(_FEWEST_TRIALS, min(runs // held - methods - points, _MOST_TRIALS))
-    references = _references(collected, graph.model.inputs, held)
+    references = _references(collected, model.inputs, held)
     total = collected.histograms()
     scales = {name: found.scale for name, found in choose.ranges_by_method(total, "max").items()}
-    adjustable = adjust.adjustable_from_proto(qdq.quantized_proto(graph.model, graph.placed, scales))
+    adjustable = adjust.adjustable_from_proto(qdq.quantized_proto(model, placed, scales))
     run = ort.runner_from_model(adjustable.content)
 
     def sqnr_of(ranges: Mapping[str, Range]) -> float:
@@ -155,7 +163,7 @@ def _measure(graph: Graph, collected: collect.Collected) -> tuple[choose.Measure
         def run_with_scales(feeds: Mapping[str, NDArray[Any]]) -> Tensors:
             return run({**feeds, **given})
 
-        return gate.worst_sqnr_db(run_with_scales, references, graph.model.outputs)
+        return gate.worst_sqnr_db(run_with_scales, references, model.outputs)
 
     return sqnr_of, trials
 
