@@ -1,6 +1,6 @@
 """Equalisation and bias correction, each kept only where it measurably raises the SQNR on held-out samples."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -47,8 +47,7 @@ def corrected(job: Job, data: Opened, graph: Graph, choice: choose.Choice, colle
     if not collected.held_feeds:
         return plain
     with job.stages("correct"):
-        run_float = ort.runner_from_model(graph.model.to_bytes())
-        references = [(feeds, run_float(feeds)) for feeds in collected.held_feeds[:_HELD]]
+        references = list(zip(collected.held_feeds, collected.held_outputs, strict=True))[:_HELD]
         before_db = _sqnr_db(plain, graph, references)
         if before_db >= GOOD_DB:
             return plain
@@ -115,7 +114,7 @@ def _equalised(job: Job, data: Opened, graph: Graph, plain: Corrected, feeds: li
         return None
     tensors = [chain.tensor for chain in found]
     run = ort.runner_from_model(qdq.with_outputs(plain.base, tensors), tensors)
-    peaks = _channel_peaks([run(batch) for batch in feeds])
+    peaks = _channel_peaks(run(batch) for batch in feeds)
     divisors = {chain: equalise.factors(plain.base, chain, peaks[chain.tensor]) for chain in found}
     changed = {chain: by for chain, by in divisors.items() if (by != 1).any()}
     if not changed:
@@ -128,7 +127,7 @@ def _equalised(job: Job, data: Opened, graph: Graph, plain: Corrected, feeds: li
     return Corrected(base, plain.choice._replace(ranges=anew), collected, (*plain.tried, entry))
 
 
-def _channel_peaks(runs: list[Tensors]) -> dict[str, NDArray[np.float32]]:
+def _channel_peaks(runs: Iterable[Tensors]) -> dict[str, NDArray[np.float32]]:
     """Gives the largest magnitude of each channel (axis 1) of each tensor."""
     peaks: dict[str, NDArray[np.float32]] = {}
     for outputs in runs:
