@@ -171,6 +171,18 @@ def per_channel_activation():
     return d.model()
 
 
+def concat_of_two_scales():
+    d = Drawing()
+    d.conv("c1", d.pair("x"), d.weight("w1"))
+    d.node("Relu", ["c1"], "r1")
+    d.node("Concat", [d.pair("r1", scale=np.float32(0.1)), "x_dq"], "j")
+    d.nodes[-1].attribute.append(helper.make_attribute("axis", 2))
+    d.node(
+        "Slice", ["j", *(d.constant(n, np.array([v], np.int64)) for n, v in (("from", 0), ("to", 8), ("axes", 2)))], "y"
+    )
+    return d.model()
+
+
 BROKEN = {
     "R1": [asymmetric, unsigned, negative_scale],
     "R2": [one_weight_scale],
@@ -180,6 +192,7 @@ BROKEN = {
     "R6": [quantised_output],
     "R7": [old_opset],
     "R8": [per_channel_activation],
+    "R9": [concat_of_two_scales],
 }
 CASES = [(rule, draw) for rule, draws in BROKEN.items() for draw in draws]
 

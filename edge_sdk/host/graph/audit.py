@@ -233,6 +233,16 @@ def _per_tensor_activations(graph: Graph) -> Iterator[Violation]:
             yield _violation("R8", node, f"has {scale.size} scales for an activation", remedy, is_refused=False)
 
 
+def _shared_scales(graph: Graph) -> Iterator[Violation]:
+    for node in graph.nodes:
+        pairs = [graph.dequantizer(name) for name in node.input] if node.op_type == "Concat" else []
+        scales = [graph.array(pair.input[1]) for pair in pairs if pair is not None]
+        found = {float(scale.ravel()[0]) for scale in scales if scale is not None and scale.size == 1}
+        if len(found) > 1:
+            remedy = "give all its inputs the same scale, or quantise behind it"
+            yield _violation("R9", node, f"joins inputs of {len(found)} scales", remedy, is_refused=False)
+
+
 RULES: tuple[Rule, ...] = (
     _symmetric,
     _per_channel_weights,
@@ -242,4 +252,5 @@ RULES: tuple[Rule, ...] = (
     _float_outputs,
     _standard_operators,
     _per_tensor_activations,
+    _shared_scales,
 )

@@ -13,6 +13,10 @@ R8  no per-channel scale on an activation.
 R9  layers too small to gain stay in float: a convolution with fewer than 16 channels that are no multiple of 8, a
     matrix product with fewer than 16 terms or a single result, products of two activations (attention).
 
+A Concat whose result goes into an INT8 layer is quantised behind it, as one: all its inputs then share a scale, which
+is what NVIDIA's compiler needs to move Q to the inputs. An Add behind an activation (Conv, SiLU, Add) fuses with no
+layer and stays in float.
+
 The first convolution, with 1 or 3 channels of an image, is the exception from R9: NVIDIA's compiler takes it in INT8
 (checked with TensorRT for RTX 1.7), and its input, 8-bit pixels, loses least of all tensors.
 """
@@ -150,8 +154,8 @@ def _reason_for_float(node: onnx.NodeProto, wiring: Wiring) -> str:
     shape = wiring.shapes[weight]
     if node.op_type in ("Conv", "ConvTranspose"):
         return _reason_for_small_convolution(node, shape, is_first=data in wiring.inputs)
-    if len(shape) != 2 or attributes(node).get("transA", 0):
-        return "its weights are no plain matrix"
+    if len(shape) != 2:
+        return f"its weights have {len(shape)} axes: they are no matrix whose columns could have a scale each"
     results, depth = shape[channel_axis(node)], shape[1 - channel_axis(node)]
     return (
         f"only {depth} terms for {results} results, too small to gain (R9)"
