@@ -47,9 +47,19 @@ def test_bundles_in_a_file_are_relative_to_it_and_options_override(config, tmp_p
     assert settings_of("--config", file, "--bundle", "c", "--bundle", "d").bundles == ("c", "d")
 
 
+def test_sockets_and_the_repository_in_a_file_are_relative_to_it(config, tmp_path):
+    settings = settings_of(
+        "--config", config('model_repository = "m"\nframes_socket = "/run/f"\n[models.a]\nmax_batch = 4\n')
+    )
+    assert (settings.model_repository, settings.frames_socket) == (str(tmp_path / "m"), "/run/f")
+    assert (settings.models["a"].max_batch, settings.http_socket, settings.shared_memory) == (4, None, False)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        ("[models.a]\nmax_bach = 4", "max_bach"),
+        ("grpc_port = 70000", "grpc_port"),
         ('brokr = "x"', "unknown setting 'brokr' (did you mean 'broker'?)"),
         ("interval_s = 0", "interval_s"),
         ("http_port = 70000", "http_port"),
