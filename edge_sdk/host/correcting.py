@@ -1,6 +1,7 @@
 """Equalisation and bias correction, each kept only where it measurably raises the SQNR on held-out samples."""
 
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +28,7 @@ SAMPLES = 32
 _HELD = 16
 
 References = list[tuple[Tensors, Tensors]]
+Feeds = Callable[[], Iterator[Tensors]]
 
 
 class Corrected(NamedTuple):
@@ -51,7 +53,7 @@ def corrected(job: Job, data: Opened, graph: Graph, choice: choose.Choice, colle
         before_db = _sqnr_db(plain, graph, references)
         if before_db >= GOOD_DB:
             return plain
-        feeds = list(_some(data.calibration, collected))
+        feeds = functools.partial(_some, data.calibration, collected)  # read anew each time rather than held
         for step in (_equalised, _with_biases):
             tried = step(job, data, graph, plain, feeds)
             if tried is not None:
@@ -89,7 +91,7 @@ def _some(calibration: samples.Data, collected: collect.Collected) -> Iterator[T
             return
 
 
-def _with_biases(job: Job, data: Opened, graph: Graph, plain: Corrected, feeds: list[Tensors]) -> Corrected | None:
+def _with_biases(job: Job, data: Opened, graph: Graph, plain: Corrected, feeds: Feeds) -> Corrected | None:
     """Gives the model with the mean error of each layer taken back; None where no layer has a bias."""
     del job, data
     scales = quantizing.scales_from_ranges(plain.choice.ranges)
@@ -97,24 +99,25 @@ def _with_biases(job: Job, data: Opened, graph: Graph, plain: Corrected, feeds: 
     if not names:
         return None
     run = ort.runner_from_model(content, list(names.values()))
-    counts = [len(next(iter(batch.values()))) for batch in feeds]
-    total = {name: np.zeros(1) for name in names.values()}
-    for count, batch in zip(counts, feeds, strict=True):
+    count, total = 0, {name: np.zeros(1) for name in names.values()}
+    for batch in feeds():
+        size = len(next(iter(batch.values())))
+        count += size
         for name, mean in run(batch).items():
-            total[name] = total[name] + mean.astype(np.float64) * count / sum(counts)
-    shifts = {layer: total[name].astype(np.float32) for layer, name in names.items()}
+            total[name] = total[name] + mean.astype(np.float64) * size
+    shifts = {layer: (total[name] / count).astype(np.float32) for layer, name in names.items()}
     entry = Correction("bias correction", len(shifts), 0.0, 0.0, kept=False)
     return plain._replace(base=bias.with_biases(plain.base, shifts), tried=(*plain.tried, entry))
 
 
-def _equalised(job: Job, data: Opened, graph: Graph, plain: Corrected, feeds: list[Tensors]) -> Corrected | None:
+def _equalised(job: Job, data: Opened, graph: Graph, plain: Corrected, feeds: Feeds) -> Corrected | None:
     """Gives the model with the tensors of its chains equalised and calibrated anew; None where it has no chain."""
     found = equalise.chains(plain.base, graph.placed)
     if not found:
         return None
     tensors = [chain.tensor for chain in found]
     run = ort.runner_from_model(qdq.with_outputs(plain.base, tensors), tensors)
-    peaks = _channel_peaks(run(batch) for batch in feeds)
+    peaks = _channel_peaks(run(batch) for batch in feeds())
     divisors = {chain: equalise.factors(plain.base, chain, peaks[chain.tensor]) for chain in found}
     changed = {chain: by for chain, by in divisors.items() if (by != 1).any()}
     if not changed:

@@ -102,9 +102,13 @@ class Writer:
         del self._graph.node[:]
         self._graph.node.extend(ordered)
         used = {name for node in ordered for name in node.input} | {value.name for value in self._graph.output}
-        kept = [self._weights[name] for name in sorted(self._weights) if name in used]
-        del self._graph.initializer[:]
-        self._graph.initializer.extend(kept)
+        kept = self._graph.initializer  # changed in place: a message never gives back the memory of a copy
+        for index in reversed(range(len(kept))):
+            if kept[index].name not in used:
+                del kept[index]
+        there = {tensor.name for tensor in kept}
+        kept.extend(tensor for name, tensor in self._weights.items() if name in used - there)
+        kept.sort(key=lambda tensor: str(tensor.name))
 
     def _dequantize(self, tensor: str, inputs: list[str], *before: onnx.NodeProto, **attributes: Any) -> str:
         output = self.name(f"{tensor}_dequantized")
