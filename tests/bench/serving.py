@@ -168,10 +168,7 @@ def over_http(folder: Path, port: int, models):
 
 
 def over_shared_memory(port: int, model):
-    """One client, once with the tensor in the request, once in a region that it fills each time.
-
-    The bar is for a client that people use; the raw socket sends a request that was prepared once.
-    """
+    """One client, once with the tensor in the request, once in a region that it fills each time."""
     path = Path("/dev/shm") / f"edge_sdk_bench_{os.getpid()}"
     frame = model.input()
     try:
@@ -186,7 +183,7 @@ def over_shared_memory(port: int, model):
 
         found = best({"inline": inline.call, "shared": filled}, 1000)
         figure = "v2 shared memory, 602 kB, filled each time, raw socket, p50"
-        yield ratio_row(figure, found["shared"], found["inline"], unit=us, what="inline, same client", bar=None)
+        yield ratio_row(figure, found["shared"], found["inline"], unit=us, what="inline, same client", bar=0.6)
         figure = "the same with tritonclient"
         if TRITON.exists():
             command = [str(TRITON), str(PEER), f"127.0.0.1:{port}"]
