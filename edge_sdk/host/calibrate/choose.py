@@ -84,7 +84,7 @@ def chosen(collected: Collected, method: str, sqnr_of: Measure, *, trials: int =
     measured = {name: sqnr_of(found) for name, found in by_method.items()}
     base = max(measured, key=lambda name: measured[name])
     best_db, current, swapped = measured[base], dict(by_method[base]), dict[str, str]()
-    for tensor, other in _disagreements(by_method, base)[:trials]:
+    for tensor, other in _disagreements(by_method, measured, base)[:trials]:
         tried = current | {tensor: by_method[other][tensor]}
         sqnr_db = sqnr_of(tried)
         if sqnr_db >= best_db + GAIN_DB:
@@ -94,14 +94,18 @@ def chosen(collected: Collected, method: str, sqnr_of: Measure, *, trials: int =
     return Choice(MIXED if swapped else base, ranges, measured, swapped, base, best_db)
 
 
-def _disagreements(by_method: Mapping[str, Mapping[str, Range]], base: str) -> list[tuple[str, str]]:
-    """Gives (tensor, the method farthest from `base`'s), the largest disagreement first; equals in graph order."""
+def _disagreements(
+    by_method: Mapping[str, Mapping[str, Range]], measured: Mapping[str, float], base: str
+) -> list[tuple[str, str]]:
+    """Gives the (tensor, method) pairs that are worth a trial.
+
+    First each tensor with the method that did best for all among those that differ on it, the largest disagreement
+    first; then each with the next method, and so on. Equals stay in graph order.
+    """
+    others = sorted((method for method in by_method if method != base), key=lambda method: -measured[method])
     found = []
-    for tensor, taken in by_method[base].items():
-        apart = {
-            method: abs(math.log(ranges[tensor].threshold / taken.threshold)) for method, ranges in by_method.items()
-        }
-        other = max(apart, key=lambda method: apart[method])
-        if apart[other] > math.log(_AGREED):
-            found.append((-apart[other], tensor, other))
-    return [(tensor, other) for _, tensor, other in sorted(found, key=lambda one: one[0])]
+    for order, (tensor, taken) in enumerate(by_method[base].items()):
+        apart = {method: abs(math.log(by_method[method][tensor].threshold / taken.threshold)) for method in others}
+        differing = [method for method in others if apart[method] > math.log(_AGREED)]
+        found += [(turn, -apart[method], order, tensor, method) for turn, method in enumerate(differing)]
+    return [(tensor, method) for *_, tensor, method in sorted(found)]

@@ -1,0 +1,62 @@
+"""``auto``: the best method for all tensors, then other methods where they measure better; never worse, within a bound."""
+
+import math
+
+import pytest
+import test_calibrate_collect as one_pass
+
+from edge_sdk.host.calibrate import choose
+
+HELD = one_pass.collected(hold_out=True)
+BY_METHOD = {name: choose.ranges_by_method(HELD.fitted, name) for name in choose.thresholds.METHODS}
+
+
+def wishing(**wanted):
+    """Measures how near each tensor's threshold is to that of the method wanted for it; counts what it was asked."""
+    asked = []
+
+    def sqnr_of(ranges):
+        asked.append(ranges)
+        return 40 - sum(
+            20 * abs(math.log(ranges[name].threshold / BY_METHOD[method][name].threshold))
+            for name, method in wanted.items()
+        )
+
+    return sqnr_of, asked
+
+
+def test_tensors_get_the_method_that_measures_best():
+    sqnr_of, asked = wishing(x="entropy", doubled="max")
+    choice = choose.chosen(HELD, "auto", sqnr_of)
+    assert choice.method == choose.MIXED
+    assert choice.swapped == ({"doubled": "max"} if choice.base == "entropy" else {"x": "entropy"})
+    total = HELD.histograms()
+    assert choice.ranges["x"] == choose.ranges_by_method(total, "entropy")["x"]
+    assert choice.ranges["doubled"] == choose.ranges_by_method(total, "max")["doubled"]
+    assert choice.best_db == pytest.approx(40)
+    assert len(asked) <= len(choose.thresholds.METHODS) + choose.TRIALS
+
+
+def test_it_is_never_worse_than_the_best_single_method():
+    for wanted in ({"x": "max"}, {"x": "entropy", "doubled": "mse"}, {"doubled": "percentile"}):
+        sqnr_of, asked = wishing(**wanted)
+        choice = choose.chosen(HELD, "auto", sqnr_of)
+        assert choice.best_db >= max(choice.sqnr_db.values())
+        assert choice.best_db >= max(map(wishing(**wanted)[0], asked)) - choose.GAIN_DB
+
+
+def test_a_gain_that_is_chance_is_no_reason_to_mix():
+    answers = iter([30.0, 30.01, 30.02, 30.03, 30.04, *[30.04 + choose.GAIN_DB / 2] * 50])
+    choice = choose.chosen(HELD, "auto", lambda _ranges: next(answers))
+    assert choice.swapped == {}
+    assert choice.method == choice.base == list(choose.thresholds.METHODS)[-1]
+
+
+def test_trials_are_bounded():
+    sqnr_of, asked = wishing(x="mse", doubled="max")
+    choose.chosen(HELD, "auto", sqnr_of, trials=0)
+    assert len(asked) == len(choose.thresholds.METHODS)
+
+
+def test_the_same_measurements_give_the_same_choice():
+    assert choose.chosen(HELD, "auto", wishing(x="max")[0]) == choose.chosen(HELD, "auto", wishing(x="max")[0])
