@@ -1,7 +1,7 @@
 """One row per figure, always beside the floor that was measured in the same run."""
 
 import argparse
-import datetime
+import datetime as dt
 import json
 import platform
 import sys
@@ -79,7 +79,7 @@ def main(
         )
     document = {
         "machine": machine(),
-        "date": datetime.date.today().isoformat(),
+        "date": dt.date.today().isoformat(),
         "rows": [row.document() for row in rows],
     }
     if arguments.json:
