@@ -13,7 +13,7 @@ from edge_sdk.host import quantizing
 from edge_sdk.host.calibrate import choose, collect, samples
 from edge_sdk.host.graph import bias, equalise, qdq
 from edge_sdk.host.graph import model as models
-from edge_sdk.host.job import Graph, Job, Opened
+from edge_sdk.host.job import Graph, Job, Opened, Shifts
 from edge_sdk.host.judge import gate
 from edge_sdk.numerics import ranges
 from edge_sdk.records.bundle import Correction
@@ -38,6 +38,7 @@ class Corrected(NamedTuple):
     choice: choose.Choice
     collected: collect.Collected
     tried: tuple[Correction, ...]
+    shifts: Shifts = {}  # noqa: RUF012 - never changed
 
 
 def corrected(job: Job, data: Opened, graph: Graph, choice: choose.Choice, collected: collect.Collected) -> Corrected:
@@ -74,7 +75,7 @@ def _better(
 
 
 def _sqnr_db(one: Corrected, graph: Graph, references: References) -> float:
-    content = quantizing.variant_bytes(one.base, graph.placed, one.choice.ranges)
+    content = quantizing.variant_bytes(one.base, graph.placed, one.choice.ranges, one.shifts)
     return gate.worst_sqnr_db(ort.runner_from_model(content), references, graph.model.outputs)
 
 
@@ -107,7 +108,7 @@ def _with_biases(job: Job, data: Opened, graph: Graph, plain: Corrected, feeds: 
             total[name] = total[name] + mean.astype(np.float64) * size
     shifts = {layer: (total[name] / count).astype(np.float32) for layer, name in names.items()}
     entry = Correction("bias correction", len(shifts), 0.0, 0.0, kept=False)
-    return plain._replace(base=bias.with_biases(plain.base, shifts), tried=(*plain.tried, entry))
+    return plain._replace(shifts=shifts, tried=(*plain.tried, entry))
 
 
 def _equalised(job: Job, data: Opened, graph: Graph, plain: Corrected, feeds: Feeds) -> Corrected | None:

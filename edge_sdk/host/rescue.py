@@ -70,7 +70,7 @@ def _ranking(gatekeeper: Gate, int8: Int8) -> tuple[sensitivity.Sensitivity, ...
         references = [(feeds, gatekeeper.run_float(feeds)) for feeds in batches]
 
         def noise_of(node: str) -> float:
-            content = quantizing.variant_bytes(int8.base, int8.placed.only({node}), int8.choice.ranges)
+            content = quantizing.variant_bytes(int8.base, int8.placed.only({node}), int8.choice.ranges, int8.shifts)
             run = ort.runner_from_model(content)
             pairs = (Pair(_count(feeds), wanted, run(feeds), None) for feeds, wanted in references)
             return sensitivity.noise_ratio(pairs, outputs, gatekeeper.metric)
@@ -112,7 +112,7 @@ def _pinned(
         return int8.placed.without(pins)
 
     def holds(count: int) -> bool:
-        content = quantizing.variant_bytes(int8.base, placed(count), int8.choice.ranges)
+        content = quantizing.variant_bytes(int8.base, placed(count), int8.choice.ranges, int8.shifts)
         judgements[count] = gatekeeper.judgement(content, stage="pin")
         return judgements[count].verdict.passed
 
@@ -125,6 +125,7 @@ def _pinned(
         placed=placed(count),
         choice=int8.choice,
         collected=int8.collected,
+        shifts=int8.shifts,
         corrections=int8.corrections,
     )
     return pinned, judgements[count]

@@ -69,7 +69,8 @@ def with_biases(model: models.Model, shifts: Mapping[str, NDArray[np.float32]]) 
             continue
         slot = _bias_slot(node, wiring)
         assert slot is not None
-        old = onnx.numpy_helper.to_array(values[node.input[slot]]) if slot < len(node.input) else np.float32(0)
+        name = node.input[slot] if slot < len(node.input) else ""
+        old = onnx.numpy_helper.to_array(values[name]) if name else np.float32(0)
         del node.input[slot:]
         node.input.append(writer.constant(f"{node.name}_bias", (old + shifts[node.name]).astype(np.float32)))
     writer.finish()
