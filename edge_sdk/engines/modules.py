@@ -95,7 +95,13 @@ def find_jetpack(l4t: str | None) -> str | None:
     >>> find_jetpack("36.4.3")
     '6.2'
     """
-    return next((row.jetpack for row in RELEASES if l4t and f"{l4t}.".startswith(f"{row.l4t}.")), None)
+    row = find_release(l4t)
+    return row.jetpack if row else None
+
+
+def find_release(l4t: str | None) -> Release | None:
+    """Gives what is known of a Jetson Linux version such as ``36.4.3``, or None."""
+    return next((row for row in RELEASES if l4t and f"{l4t}.".startswith(f"{row.l4t}.")), None)
 
 
 def dla_refusal(part: str | None, *, tensorrt: str, l4t: str | None) -> str:

@@ -50,13 +50,12 @@ def read_passport(root: Path, gpu: Gpu, *, tensorrt: str) -> Passport:
     """
     part = read_part_number(root)
     module = modules.find_module(part)
-    release = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", _text(root / "etc/nv_tegra_release"))
     return Passport(
         module=part or gpu.name,
         compute_capability=gpu.compute_capability,
         sm_count=gpu.sm_count,
         dla_cores=module.dla_cores if module else 0,
-        l4t=f"{release[1]}.{release[2]}" if release else None,
+        l4t=read_l4t(root),
         tensorrt=tensorrt,
         cuda=gpu.cuda,
         memory_bytes=gpu.memory_bytes,
@@ -169,6 +168,12 @@ def _shown(field: str, value: object) -> str:
     if field == "l4t":
         return modules.jetpack_text(str(value))
     return f"{int(str(value)) / 2**30:.1f} GiB" if field == "memory_bytes" else str(value)
+
+
+def read_l4t(root: Path) -> str | None:
+    """Gives the version of Jetson Linux, for example ``36.4.3``; None on other machines."""
+    release = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", _text(root / "etc/nv_tegra_release"))
+    return f"{release[1]}.{release[2]}" if release else None
 
 
 def read_part_number(root: Path) -> str | None:

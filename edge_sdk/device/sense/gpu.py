@@ -110,6 +110,8 @@ def _first(places: Places) -> float:
 
 def _hidden(root: Path) -> str:
     """Says why debugfs shows nothing: to a user who is not root it looks empty."""
+    if boards.read_board(root) is None:
+        return "this machine is no Jetson"
     if (root / _DEBUGFS).is_dir():
         return "debugfs is root's; edge-sdk-jtop.service can read it"
     return "no such file under /sys on this machine"

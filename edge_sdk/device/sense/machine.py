@@ -21,8 +21,7 @@ def read_machine(root: Path) -> dict[str, str | int | float | None]:
     part = passport.read_part_number(root)
     module, board = modules.find_module(part), boards.read_board(root)
     cpu = re.search(r"^model name\s*:\s*(.+)$", files.text_or_empty(root / "proc/cpuinfo"), re.MULTILINE)
-    release = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", files.text_or_empty(root / "etc/nv_tegra_release"))
-    l4t = f"{release[1]}.{release[2]}" if release else None
+    l4t = passport.read_l4t(root)
     return {
         "board": files.text_or_empty(root / "proc/device-tree/model") or None,
         "part": part,

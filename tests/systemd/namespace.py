@@ -1,0 +1,287 @@
+"""The machine's own systemd as PID 1 of a throw-away namespace, with our units and nothing else.
+
+Needs root. Nothing of the host is touched: /etc, /opt, /run and /var/lib are replaced for the namespace, the network
+is its own, the control group is one below ours, and everything ends with the process that was started here.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+UNITS = ROOT / "systemd"
+SYSTEMD = next((path for path in ("/usr/lib/systemd/systemd", "/lib/systemd/systemd") if os.path.exists(path)), None)
+
+INNER = r"""
+set -e
+mount --make-rprivate /
+mkdir -p $STAGE/etc $STAGE/opt $STAGE/var_lib $STAGE/cover/edge-sdk
+cp -a /etc/passwd /etc/group /etc/ld.so.cache /etc/nsswitch.conf $STAGE/etc/
+ln -s /etc/passwd $STAGE/etc/shadow.not 2>/dev/null || true
+mount --bind $STAGE/etc /etc
+mkdir -p $STAGE/opt/edge-sdk
+mount --bind $STAGE/opt /opt
+mount --bind $PYTHON_PREFIX /opt/edge-sdk
+mount --bind $STAGE/srv /srv
+mount --bind $STAGE/var_lib /var/lib
+mount -t tmpfs tmpfs /run
+mount -t cgroup2 none /sys/fs/cgroup
+ip link set lo up
+: > /etc/shadow; : > /etc/gshadow
+systemd-sysusers $UNITS/edge-sdk.sysusers
+systemd-tmpfiles --create $UNITS/edge-sdk.tmpfiles
+cp /srv/device.toml /etc/edge-sdk/device.toml
+export SYSTEMD_UNIT_PATH=/srv/units container=edge-sdk-test
+unset NOTIFY_SOCKET
+exec $SYSTEMD --system --unit=edge.target --log-target=console --log-level=info --show-status=0
+"""
+
+WAYS = '''
+"""A back end that misbehaves when it is told to: by a file while it loads, by its input while it runs."""
+import os, signal, time
+from pathlib import Path
+import numpy as np
+from edge_sdk.records.tensors import TensorSpec
+
+class Backend:
+    def __init__(self, model, options):
+        if Path("/srv/crash_at_load").exists():
+            os.kill(os.getpid(), signal.SIGSEGV)
+
+    def inputs(self):
+        return (TensorSpec("x", "float32", (None, 3)),)
+
+    def run(self, feeds, spent):
+        word = float(feeds["x"][0, 0])
+        if word == 100:
+            time.sleep(3600)
+        if word == 200:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return {"y": np.zeros((len(feeds["x"]), 2), np.float32)}
+
+    def close(self):
+        pass
+'''
+
+DEVICE = """
+bundles = ["/srv/tiny.edge"]
+backend = "misbehaving:Backend"
+device = "cam-7"
+http_port = 8000
+
+[models.tiny]
+instances = 1
+"""
+
+TIMES = """
+[Service]
+ExecStart=
+ExecStart=/opt/edge-sdk/bin/python3 -m edge_sdk daemon --config /etc/edge-sdk/device.toml
+Environment=PYTHONPATH=/srv:{packages} LD_LIBRARY_PATH=/opt/edge-sdk/lib PYTHONDONTWRITEBYTECODE=1
+WatchdogSec={watchdog_s}
+RestartSec=0.3
+StandardOutput=append:/srv/log/daemon
+StandardError=append:/srv/log/daemon
+[Unit]
+StartLimitBurst={burst}
+Wants=
+"""
+
+FAILED = """
+[Service]
+ExecStart=
+ExecStart=/bin/sh -c 'echo %i >>"$STATE_DIRECTORY/fired"'
+StateDirectory=edge-sdk-failed
+"""
+
+
+def why_not():
+    """Why the real systemd can't be run here; empty when it can."""
+    if os.geteuid() != 0:
+        return "the real systemd needs root to be PID 1 of a namespace; run `sudo tools/test systemd`"
+    if SYSTEMD is None:
+        return "there is no systemd on this machine: apt-get install systemd"
+    for tool in ("unshare", "nsenter", "systemctl", "systemd-sysusers", "ip"):
+        if shutil.which(tool) is None:
+            return f"{tool} is not on PATH: apt-get install util-linux systemd iproute2"
+    if _cgroup2() is None:
+        return "no cgroup2 hierarchy is mounted"
+    return ""
+
+
+class Namespace:
+    """A running systemd with our device unit in it."""
+
+    def __init__(self, stage, bundle, *, watchdog_s=2, burst=4):
+        self.stage = stage
+        self.srv = stage / "srv"
+        for folder in (self.srv / "units", self.srv / "log"):
+            folder.mkdir(parents=True)
+        shutil.copytree(bundle, self.srv / "tiny.edge")
+        (self.srv / "misbehaving.py").write_text(WAYS)
+        (self.srv / "device.toml").write_text(DEVICE)
+        self._write_units(watchdog_s, burst)
+        for path in (stage, *stage.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        self.process = self.pid = self.group = None
+
+    def __enter__(self):
+        self.group = _cgroup2() / f"edge-sdk-test-{os.getpid()}"
+        self.group.mkdir()
+        environment = {
+            "PATH": os.environ["PATH"], "STAGE": str(self.stage), "SYSTEMD": SYSTEMD, "UNITS": str(UNITS),
+            "PYTHON_PREFIX": sys.base_prefix,
+        }  # fmt: skip
+        inner = ["unshare", "--kill-child", "--fork", "--pid", "--mount-proc", "--mount", "--uts", "--ipc", "--cgroup",
+                 "--net", "bash", "-c", INNER]  # fmt: skip
+        with (self.stage / "manager.log").open("wb") as log:
+            self.process = subprocess.Popen(
+                ["bash", "-c", f'echo $$ > {self.group}/cgroup.procs; exec "$@"', "_", *inner],
+                env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+        is_up = ("running", "degraded")  # before, it says "offline" or "starting", and loses what it is asked
+        self.wait_for(lambda: self._find_pid() and self.systemctl("is-system-running").stdout.strip() in is_up, 30)
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()  # unshare takes PID 1 with it, and PID 1 the rest
+        self.process.wait()
+        deadline_s = time.monotonic() + 10
+        while time.monotonic() < deadline_s:
+            for folder in sorted((path for path in self.group.rglob("*") if path.is_dir()), reverse=True):
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+            try:
+                self.group.rmdir()
+            except OSError:
+                time.sleep(0.1)
+            else:
+                return
+
+    def run(self, *command, timeout=30):
+        """Runs a command inside."""
+        return subprocess.run(
+            ["nsenter", "--target", str(self.pid), "--mount", "--pid", "--net", "--uts", "--ipc", "--cgroup", *command],
+            capture_output=True, text=True, timeout=timeout,
+        )  # fmt: skip
+
+    def systemctl(self, *arguments):
+        return self.run("systemctl", "--no-pager", *arguments)
+
+    def show(self, unit="edge-sdk-device.service"):
+        """The properties of a unit."""
+        keys = "ActiveState,SubState,Result,NRestarts,MainPID"
+        return dict(
+            line.split("=", 1) for line in self.systemctl("show", "-p", keys, unit).stdout.splitlines() if "=" in line
+        )
+
+    def infer(self, word, timeout_s=2):
+        """Asks the model; gives curl's exit code, and the status of HTTP."""
+        body = {"inputs": [{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [word, 0, 0]}]}
+        url = "http://127.0.0.1:8000/v2/models/tiny/infer"
+        done = self.run(
+            "curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-m", str(timeout_s), "-d", json.dumps(body), url
+        )
+        return done.returncode, done.stdout
+
+    def wait_until_ready(self, *, unlike="0", timeout_s=60):
+        """Waits until the unit is active with another main process than `unlike`; gives its id."""
+
+        def ready():
+            now = self.show()
+            is_new = now.get("MainPID") not in ("0", unlike)
+            return now["MainPID"] if now.get("ActiveState") == "active" and is_new else ""
+
+        return self.wait_for(ready, timeout_s)
+
+    def wait_for(self, condition, timeout_s):
+        deadline_s = time.monotonic() + timeout_s
+        while not (found := condition()):
+            assert time.monotonic() < deadline_s, self.words()
+            assert self.process.poll() is None, self.words()
+            time.sleep(0.05)
+        return found
+
+    def words(self):
+        """What the manager and the daemon said, for a failing test."""
+        texts = [
+            file.read_text(errors="replace")[-2500:]
+            for file in (self.stage / "manager.log", self.srv / "log/daemon")
+            if file.exists()
+        ]
+        return "\n---\n".join(texts)
+
+    def crash_at_load(self):
+        (self.srv / "crash_at_load").write_text("")
+
+    def last_end(self):
+        file = self.stage / "var_lib/edge-sdk/last-end"
+        return file.read_text().strip() if file.exists() else ""
+
+    def fired(self):
+        file = self.stage / "var_lib/private/edge-sdk-failed/fired"
+        return file.read_text().splitlines() if file.exists() else []
+
+    def _find_pid(self):
+        """The id, out here, of the one that is PID 1 in there."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        with contextlib.suppress(OSError):
+            for pid in children.read_text().split():
+                if "systemd" in Path(f"/proc/{pid}/cmdline").read_text().split("\0")[0]:
+                    self.pid = int(pid)
+        return self.pid
+
+    def _write_units(self, watchdog_s, burst):
+        units = self.srv / "units"
+        for file in UNITS.glob("*.service"):
+            shutil.copy(file, units)
+        packages = f"{ROOT}:{sysconfig.get_path('purelib')}"
+        texts = {
+            "edge-sdk-device.service.d/test.conf": TIMES.format(packages=packages, watchdog_s=watchdog_s, burst=burst),
+            "edge-sdk-failed@.service.d/test.conf": FAILED,
+            "edge.target": "[Unit]\nDescription=test\nDefaultDependencies=no\n",
+        }
+        for name in ("sysinit", "basic", "shutdown", "network-online"):
+            texts[f"{name}.target"] = f"[Unit]\nDescription={name}\nDefaultDependencies=no\n"
+        for name, text in texts.items():
+            (units / name).parent.mkdir(exist_ok=True)
+            (units / name).write_text(text)
+
+
+def status_of(pid):
+    """What the kernel says of a process, by its id out here."""
+    return dict(re.findall(r"^(\w+):\s*(.*)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE))
+
+
+def outer_pid(namespace, inner):
+    """The id, out here, of a process by its id in there."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            ids = status_of(folder.name).get("NSpid", "").split()
+            ours = os.readlink(folder / "ns/pid_for_children") == os.readlink(
+                f"/proc/{namespace.pid}/ns/pid_for_children"
+            )
+            if ours and ids[-1:] == [inner]:
+                return int(folder.name)
+    raise AssertionError(f"no process {inner} in the namespace")
+
+
+def stop(pid):
+    """Freezes a process, as a driver call that never returns does to all of its threads."""
+    os.kill(pid, signal.SIGSTOP)
+
+
+def _cgroup2():
+    for line in Path("/proc/mounts").read_text().splitlines():
+        fields = line.split()
+        if fields[2] == "cgroup2":
+            return Path(fields[1])
+    return None
