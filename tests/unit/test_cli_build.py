@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from edge_sdk.cli import build, main
+from edge_sdk.host import builder
 from edge_sdk.wire import bundles
 
 
@@ -180,3 +181,39 @@ class TestBundles:
     )
     def test_infer_refuses(self, work, built, capsys, arguments, code, word):
         refused(work, capsys, code, word, ["infer", "net.edge", *arguments, "--output", "answers.npz"])
+
+
+class TestCalibration:
+    def test_ranges_are_saved_and_used_again(self, work, capsys):
+        assert main.run(command("--save-ranges", "net.ranges", "--json")) == 0
+        first = said(capsys)
+        assert main.run(command("--ranges", "net.ranges", "--json", "--name", "net", output="again.edge")) == 0
+        again = said(capsys)
+        assert again["digest"] == first["digest"]
+        assert first["coverage"]["sentence"]
+        assert first["origin"] == "ONNX opset 17 net.onnx"
+
+    def test_what_is_odd_is_refused_until_it_is_allowed(self, work, capsys):
+        raw = hg.pixels(40, 1)
+        raw[20:] = raw[:20]
+        np.savez("calibration.npz", image=raw)
+        refused(work, capsys, 2, "--allow duplicates", command())
+        refused(work, capsys, 2, "did you mean 'duplicates'", command("--allow", "duplicate"))
+        assert main.run(command("--allow", "duplicates")) == 0
+        assert "20 of 40 samples" in capsys.readouterr().out
+
+    def test_ctrl_c_tells_how_to_go_on(self, work, capsys, monkeypatch):
+        def interrupted(*_arguments, **_options):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(builder.gating, "Gate", interrupted)
+            assert main.run(command()) == 130
+        assert "the same command with --resume goes on" in capsys.readouterr().err
+        assert not (work / "net.edge").exists()
+        assert main.run(command("--resume")) == 0
+        assert not (work / ".net.edge.unfinished").exists()
+
+    def test_what_is_no_model_names_what_would_be(self, work, capsys):
+        refused(work, capsys, 2, ".tflite", command(model="net.onx"))
+        refused(work, capsys, 2, "there is no model file", command(model="none.onnx"))
