@@ -156,6 +156,7 @@ def _built(job: Job, data: Opened) -> BuildResult:
             placed=graph.placed,
             choice=fixed.choice,
             collected=fixed.collected,
+            shifts=fixed.shifts,
             corrections=fixed.tried,
         )
         judged = rescue.judged(gatekeeper, int8)

@@ -6,6 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edge_sdk import clock
 from edge_sdk.engines.protocol import Tensors
 from edge_sdk.host.calibrate import choose, collect, coverage, samples
@@ -22,6 +25,10 @@ Progress = Callable[[str, int, int], None]
 
 Check = Callable[[bytes], CompilerReport]
 """Says what NVIDIA's compiler makes of a serialised INT8 graph."""
+
+
+Shifts = dict[str, NDArray[np.float32]]
+"""By layer, what INT8 takes from the mean of each of its channels."""
 
 
 class Stages:
@@ -158,6 +165,7 @@ class Int8(NamedTuple):
         collected: histograms of the calibration data.
         compiler: what NVIDIA's compiler said.
         corrections: changes to the weights that were tried before.
+        shifts: what is added to the bias of each layer that is in INT8.
     """
 
     base: models.Model
@@ -167,6 +175,7 @@ class Int8(NamedTuple):
     collected: collect.Collected
     compiler: CompilerReport
     corrections: tuple[Correction, ...] = ()
+    shifts: Shifts = {}  # noqa: RUF012 - never changed
 
 
 class Judged(NamedTuple):
