@@ -193,6 +193,8 @@ def _energy_since_j(before: tuple[dict[Path, float], float] | None, now: tuple[d
         if difference < 0:
             raise ValueError(f"{zone}/energy_uj went back by more than its range")
         total_uj += difference
+    if total_uj == 0:  # it counts every millisecond; one that stands still is no processor without power
+        raise ValueError("RAPL's counter has not moved since the reading before")
     return total_uj * 1e-6
 
 
