@@ -1,5 +1,6 @@
 """Reads a bundle's golden.npz, and says how far an engine is from the answers in it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,7 +40,7 @@ def read_golden(file: Path) -> Golden:
     try:
         with np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-        return _golden(arrays)
+        return golden_from_arrays(arrays)
     except (OSError, ValueError, IndexError, KeyError) as error:
         raise errors.BundleError(
             f"{file} is not what `edge-sdk build` writes: {error}; build the bundle again"
@@ -68,7 +69,8 @@ def excess(golden: Golden, given: Tensors, index: int, *, precision: str, factor
     return ""
 
 
-def _golden(arrays: dict[str, NDArray[Any]]) -> Golden:
+def golden_from_arrays(arrays: Mapping[str, NDArray[Any]]) -> Golden:
+    """Gives the samples in the arrays of golden.npz; raises ValueError when there are none."""
     parts: dict[str, Tensors] = {"prepared": {}, "float": {}, "int8": {}, "tolerance": {}}
     for name, values in arrays.items():
         kind, _, tensor = name.partition(".")

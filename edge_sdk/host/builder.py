@@ -14,7 +14,7 @@ from pathlib import Path
 from edge_sdk import clock, errors
 from edge_sdk.engines import apart, compilers
 from edge_sdk.engines.protocol import Tensors
-from edge_sdk.host import checking, correcting, figures, gating, quantizing, ranging, rescue
+from edge_sdk.host import checking, correcting, cpu_form, figures, gating, quantizing, ranging, rescue
 from edge_sdk.host.calibrate import choose, inspect, rangefile, samples
 from edge_sdk.host.calibrate import data as datasets
 from edge_sdk.host.convert import source
@@ -159,7 +159,7 @@ def _built(job: Job, data: Opened) -> BuildResult:
             shifts=fixed.shifts,
             corrections=fixed.tried,
         )
-        judged = rescue.judged(gatekeeper, int8)
+        judged = cpu_form.with_cpu_form(gatekeeper, rescue.judged(gatekeeper, int8))
     else:
         judged = rescue.judged(gatekeeper, None, reason=reason)
     remarks += checking.fit_notes(gatekeeper, scan, judged.judgement)

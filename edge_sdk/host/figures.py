@@ -50,6 +50,7 @@ def packed(
         artefacts = packing.Artefacts(
             float_model=graph.model.to_bytes(),
             int8_model=int8.content if int8 else None,
+            cpu_model=judged.cpu.content if judged.cpu else None,
             calibration=calibration,
             golden=judged.golden,
             report=figures,
@@ -102,6 +103,7 @@ def _report(job: Job, data: Opened, graph: Graph, judged: Judged, background: Ba
         corrections=int8.corrections if int8 else (),
         layers=_layers(graph, int8, judged),
         worth_it=_worth_it(job, graph, judged),
+        cpu=judged.cpu.figures if judged.cpu else None,
     )
 
 

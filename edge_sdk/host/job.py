@@ -17,6 +17,7 @@ from edge_sdk.host.convert.source import ConvertedModel
 from edge_sdk.host.graph import macs, placement
 from edge_sdk.host.graph import model as models
 from edge_sdk.host.judge import gate, sensitivity, worth
+from edge_sdk.host.pack import report
 from edge_sdk.numerics.hashes import Fingerprints
 from edge_sdk.records.bundle import CompilerReport, Correction, Preprocess
 
@@ -178,6 +179,13 @@ class Int8(NamedTuple):
     shifts: Shifts = {}  # noqa: RUF012 - never changed
 
 
+class CpuForm(NamedTuple):
+    """The INT8 model for ONNX Runtime's integer kernels; no content where none kept its promises."""
+
+    content: bytes | None
+    figures: report.CpuForm
+
+
 class Judged(NamedTuple):
     """What goes into the bundle, and why.
 
@@ -189,6 +197,7 @@ class Judged(NamedTuple):
         reason: why the bundle is not plain INT8; empty where it is.
         ranking: the layers by what INT8 does to the outputs, the most harmful first; empty if nothing made it needed.
         golden: the arrays of golden.npz.
+        cpu: the form for ONNX Runtime on a CPU; None for the other precisions.
     """
 
     precision: str
@@ -198,3 +207,4 @@ class Judged(NamedTuple):
     reason: str
     ranking: tuple[sensitivity.Sensitivity, ...]
     golden: Tensors
+    cpu: CpuForm | None = None

@@ -92,6 +92,7 @@ def test_a_build_gives_a_bundle_that_runs_and_figures_that_are_those_of_the_bund
         "compile",
         "gate",
         "pack",
+        "lower",
     }
     assert built.peak_rss_bytes > 1e6
 
@@ -112,6 +113,7 @@ def test_the_bundle_holds_every_file_that_is_promised(work):
             "manifest.json",
             "model.float.onnx",
             "model.int8.onnx",
+            "model.cpu.onnx",
             "report.html",
             "report.json",
         ]
@@ -347,7 +349,7 @@ def test_progress_goes_through_the_stages_to_their_ends(work):
     seen = []
     build(work, progress=lambda *step: seen.append(step))
     ends = {stage: (done, total) for stage, done, total in seen}
-    assert ends == {"scan": (200, 200), "calibrate": (80, 80), "gate": (200, 200)}
+    assert ends == {"scan": (200, 200), "calibrate": (80, 80), "gate": (200, 200), "lower": (200, 200)}
 
 
 def test_data_from_functions(work):

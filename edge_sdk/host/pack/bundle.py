@@ -21,6 +21,7 @@ class Artefacts(NamedTuple):
     Attributes:
         float_model: serialised ONNX.
         int8_model: the same with explicit Q/DQ; None for a float bundle.
+        cpu_model: INT8 for ONNX Runtime's integer kernels; None where there is none that keeps its promises.
         calibration: how the ranges came about.
         golden: arrays of golden.npz.
         report: figures for people and programs.
@@ -32,6 +33,7 @@ class Artefacts(NamedTuple):
 
     float_model: bytes
     int8_model: bytes | None
+    cpu_model: bytes | None
     calibration: Calibration
     golden: Tensors
     report: report.Report
@@ -79,6 +81,8 @@ def packed(target: Path, artefacts: Artefacts, *, replace: bool) -> bundles.Bund
     }
     if artefacts.int8_model is not None:
         files[bundles.INT8_MODEL] = artefacts.int8_model
+    if artefacts.cpu_model is not None:
+        files[bundles.CPU_MODEL] = artefacts.cpu_model
     entries = {name: bundles.file_entry(content) for name, content in files.items()}
     manifest = Manifest(
         schema=SCHEMA,

@@ -84,6 +84,28 @@ class Coverage(msgspec.Struct, frozen=True):
     sentence: str
 
 
+class CpuForm(msgspec.Struct, frozen=True):
+    """The INT8 model for ONNX Runtime's integer kernels, beside the one for TensorRT.
+
+    Attributes:
+        is_packed: it is in the bundle.
+        reason: why it is not; empty where it is.
+        rule: by which the scales were chosen that only it has.
+        sqnr_db: of its worst output on held-out calibration samples.
+        int8_sqnr_db: of the INT8 model on the same samples.
+        value: of the metric on the evaluation data; None where it was refused before.
+        drop: points lost against float.
+    """
+
+    is_packed: bool
+    reason: str
+    rule: str = ""
+    sqnr_db: float | None = None
+    int8_sqnr_db: float | None = None
+    value: float | None = None
+    drop: float | None = None
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """report.json.
 
@@ -120,6 +142,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         corrections: changes to the weights that were tried on held-out samples.
         layers: every weighted layer in graph order.
         worth_it: whether INT8 is worth it.
+        cpu: the form for ONNX Runtime on a CPU; None where the bundle is not INT8.
     """
 
     name: str
@@ -154,6 +177,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     corrections: tuple[Correction, ...] = ()
     layers: tuple[Layer, ...] = ()
     worth_it: WorthIt | None = None
+    cpu: CpuForm | None = None
 
 
 def report_bytes(report: Report) -> bytes:

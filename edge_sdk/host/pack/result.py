@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from edge_sdk.host.pack.report import Coverage, Report, Sensitivity
+from edge_sdk.host.pack.report import Coverage, CpuForm, Report, Sensitivity
 from edge_sdk.records.bundle import CompilerReport, Correction, Pinned, WorthIt
 from edge_sdk.wire.bundles import Bundle
 
@@ -43,6 +43,7 @@ class BuildResult(msgspec.Struct, frozen=True, kw_only=True):
         origin: what the model was made from.
         notes: what was changed on the way to ONNX, and what was found of the data and not refused.
         coverage: whether more calibration data would help.
+        cpu: the INT8 model for ONNX Runtime's integer kernels; None where the bundle is not INT8.
     """
 
     bundle: str
@@ -74,6 +75,7 @@ class BuildResult(msgspec.Struct, frozen=True, kw_only=True):
     origin: str
     notes: tuple[str, ...]
     coverage: Coverage
+    cpu: CpuForm | None
 
 
 def result_from_report(
@@ -111,6 +113,7 @@ def result_from_report(
         origin=figures.origin,
         notes=figures.conversion + figures.notes,
         coverage=figures.coverage,
+        cpu=figures.cpu,
     )
 
 
