@@ -131,6 +131,8 @@ def merge(first: MagnitudeHistogram, second: MagnitudeHistogram) -> MagnitudeHis
 
 def _widened(histogram: MagnitudeHistogram, exponent: int) -> NDArray[np.int64]:
     """Gives the counts over [0, 2**exponent): groups of 2**k bins add up."""
+    if exponent == histogram.exponent:
+        return histogram.counts
     group = min(1 << min(exponent - histogram.exponent, _BITS), BINS)
     counts = np.zeros(BINS, np.int64)
     counts[: BINS // group] = histogram.counts.reshape(-1, group).sum(axis=1)
