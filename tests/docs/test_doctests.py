@@ -9,7 +9,7 @@ import pytest
 import edge_sdk
 
 OPTIONAL = {
-    "grpc", "keras", "pycuda", "tensorflow", "tensorrt", "tensorrt_rtx_bindings", "tf2onnx", "tflite", "torch", "torch_pruning",
+    "grpc", "keras", "pycuda", "pynvml", "tensorflow", "tensorrt", "tensorrt_rtx_bindings", "tf2onnx", "tflite", "torch", "torch_pruning",
 }  # fmt: skip
 """Packages of extras that a development machine need not have; each is imported at the top of its one door."""
 
