@@ -27,6 +27,9 @@ MODEL = "fashion"
 DEVICE = "demo-device"
 CLOSING = "daemon.json"
 
+_MOST_OFF = 0.001 + 1e-9
+"""A tenth of a point, 2 of the 2,000 images: the same file on the same processor gives the same answers."""
+
 _BUILD_S = 300.0
 _READY_S = 20.0
 
@@ -48,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the demo; the answer is no (1) when a Sample was lost or the served answers are not the bundle's."""
+    """Runs the demo; the answer is no (1) when a Sample was lost or the served answers are not as good as measured."""
     ticks = clock.SystemClock()
     started_s = ticks.boot_s()
     folder = _fresh_folder(arguments.output)
@@ -69,7 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
         show.print_json(summary)
     else:
         print(summary_text(summary, width=shutil.get_terminal_size().columns))
-    return 0 if summary["samples_lost"] == 0 and summary["served_top1"] == summary["int8_top1"] else 1
+    is_as_measured = abs(summary["served_top1"] - summary["expected_top1"]) <= _MOST_OFF
+    return 0 if summary["samples_lost"] == 0 and is_as_measured else 1
 
 
 def summary_text(summary: dict[str, Any], *, width: int = 80) -> str:
@@ -197,6 +201,13 @@ def _samples_while(url: str, worker: threading.Thread) -> Iterator[telemetry.Sam
             return
 
 
+def _expected_top1(built: dict[str, Any], engine: str) -> float:
+    """Gives what the build measured of the very form that was served, for example ``onnxruntime:lowered``."""
+    variant = engine.partition(":")[2]
+    values = {"float": built["float_value"], "lowered": (built["cpu"] or {}).get("value")}
+    return float(values.get(variant) or built["int8_value"])
+
+
 def _summary(
     built: dict[str, Any],
     streamed: replay.Result,
@@ -211,6 +222,7 @@ def _summary(
         "float_top1": built["float_value"],
         "int8_top1": built["int8_value"],
         "served_top1": streamed.top1,
+        "expected_top1": _expected_top1(built, last.models[0].engine),
         "images": streamed.images,
         "drop": built["drop"],
         "latency_p50_ms": histogram.quantile(latencies, 0.5),
