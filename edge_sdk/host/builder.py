@@ -198,7 +198,8 @@ def _opened(job: Job, examples: source.Examples | None) -> Opened:
             converted = source.onnx_from_source(
                 job.source, inputs=examples, workdir=Path(folder), keep_layout=job.keep_layout
             )
-        return _opened_as_onnx(job, converted)
+        place = f"{Path(str(job.source)).absolute().parent}{os.sep}"  # the bundle is the same wherever it is made
+        return _opened_as_onnx(job, converted._replace(origin=converted.origin.replace(place, "")))
 
 
 def _opened_as_onnx(job: Job, converted: source.ConvertedModel) -> Opened:

@@ -1,5 +1,7 @@
 """Scales do not depend on how samples arrive: one by one, in batches, mixed, or at several workers."""
 
+import functools
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -60,11 +62,14 @@ def test_a_large_tensor_s_extremes_are_of_all_its_elements(seed, sample):
     assert np.array_equal(found.counts, again.counts)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.integers(0, 2**32 - 1))
-def test_a_large_tensor_s_thresholds_are_near_those_of_all_its_elements(seed):
-    values = np.random.default_rng(seed).laplace(size=8 * ranges.SAMPLED).astype(np.float32)
-    whole, drawn = ranges.histogram_from_tensor(values), ranges.histogram_from_sample(values, seed)
+def test_over_some_samples_large_tensors_lose_next_to_nothing_by_being_sampled(seed):
+    values = np.random.default_rng(seed).laplace(size=(16, 2 * ranges.SAMPLED)).astype(np.float32)
+    drawn = functools.reduce(
+        ranges.merge, (ranges.histogram_from_sample(one, seed + i) for i, one in enumerate(values))
+    )
+    whole = ranges.histogram_from_tensor(values)
     lost = [_error(values, thresholds.mse_threshold(found)) for found in (whole, drawn)]
     assert lost[1] <= 1.05 * lost[0]
 
