@@ -31,6 +31,8 @@ _LOG = logging.getLogger(__name__)
 
 _SHORTEST_S = 1e-3
 """An interval is at least this long in a Sample, also when the daemon stops right after one."""
+_LAST_RECEIPT_S = 0.5
+"""How long the last Sample may wait for its receipt, where a collector has given any."""
 _GOODBYE_S = 0.5
 """How long the link may take to send what is in flight at the end."""
 
@@ -179,6 +181,7 @@ class Daemon:
         self._models.is_ready = False
         self._entrances.stop()
         self.beat()
+        self._wait_for_receipts()
         with contextlib.suppress(errors.LinkError):
             self._link.publish(self._topic("status"), self._status("offline"), retain=True)
         self._link.close(_GOODBYE_S)
@@ -186,6 +189,14 @@ class Daemon:
         self._close_engines()
         if held := self._forwarder.snapshot().held:
             _LOG.warning("%d of %d records had no receipt from a collector at the end", held, self._seq)
+
+    def _wait_for_receipts(self) -> None:
+        """Gives a collector that answers the time for its last receipt: what has none goes with the process."""
+        ends_s = self._clock.boot_s() + _LAST_RECEIPT_S
+        spool = self._forwarder.snapshot()
+        while spool.held and spool.receipted and self._clock.boot_s() < ends_s:
+            self._clock.sleep(_LAST_RECEIPT_S / 50)
+            spool = self._forwarder.snapshot()
 
     def infer(self, model: str, feeds: Mapping[str, NDArray[Any]]) -> Tensors:
         """Gives the outputs by name, in process; counted and timed as a request over HTTP is.
