@@ -11,7 +11,7 @@ from edge_sdk.numerics import detections, scores
 from edge_sdk.records.tensors import TensorSpec
 
 MOST_SAMPLES, FEWEST_SAMPLES = 16, 4
-RUNS = 1024
+RUNS = 512
 """Runs of one sample that a ranking may take; a wall-clock limit would make two builds differ."""
 
 _CONFIDENT = 0.1
@@ -34,7 +34,7 @@ def sample_count(layers: int) -> int:
     """Gives how many samples each layer is measured on, so that a ranking stays within RUNS.
 
     >>> [sample_count(layers) for layers in (10, 100, 1000)]
-    [16, 10, 4]
+    [16, 5, 4]
     """
     return max(FEWEST_SAMPLES, min(MOST_SAMPLES, RUNS // max(layers, 1)))
 
