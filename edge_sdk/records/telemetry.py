@@ -75,8 +75,9 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
 
     (device, boot, seq) is unique, so gaps and duplicates can be counted. A sensor that could not be read is null
     and its reason stands in `missing`; so does a part that could not be read, under ``rails_w.VDD_IN``, while the map
-    holds the others. `simulated` says that some board was made up, not measured. `oldest_seq` is the lowest sequence number of this boot that the device
-    still holds or has had receipted: what lies before it and never arrived is lost, and counted as lost.
+    holds the others. `simulated` says that some board was made up, not measured. `oldest_seq` is the lowest sequence
+    number of this boot that the device still holds or has had receipted: what lies before it and never arrived is
+    lost, and counted as lost.
     """
 
     v: Annotated[int, msgspec.Meta(ge=1, le=1000)]
