@@ -59,7 +59,8 @@ def keras_exported(job: Job) -> Made:
         ) from error
     if not getattr(model, "inputs", None):
         raise errors.ModelError(f"{path.name} was saved before it had seen an input; call the model once, then save it")
-    names = list(model.output_names)
+    # A Sequential model has no names of its outputs, only the tensors.
+    names = list(getattr(model, "output_names", ())) or [output.name for output in tf.nest.flatten(model.outputs)]
 
     def call(*arguments: Any) -> Mapping[str, Any]:
         outputs = model(arguments[0] if len(arguments) == 1 else list(arguments), training=False)
