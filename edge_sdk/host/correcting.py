@@ -19,8 +19,8 @@ from edge_sdk.numerics import ranges
 from edge_sdk.records.bundle import Correction
 
 GOOD_DB = 25.0
-"""From here on the noise is below 0.3 % of the outputs' power; what is left comes from rounding, which neither correction
-mends, and neither is worth its time (ddddocr's detector at 28.9 dB, measured: bias correction lost 0.3 dB)."""
+"""From here on the noise is below 0.3 % of the outputs' power; what is left comes from rounding, which neither
+correction mends, and neither is worth its time (ddddocr's detector at 28.9 dB: bias correction lost 0.3 dB)."""
 
 GAIN_DB = 0.2
 """Less on the held-out samples is chance."""
