@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from edge_sdk.cli import show
 from edge_sdk.cli.command import Command
-from edge_sdk.engines import bundled, registry
+from edge_sdk.engines import bundled, registry, variants
 from edge_sdk.engines.protocol import Tensors
 from edge_sdk.host.calibrate import inputs
 from edge_sdk.host.judge import pairs
@@ -33,6 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="onnxruntime",
         help=f"{', '.join(registry.BACKENDS)} or module:Class (default %(default)s)",
     )
+    parser.add_argument(
+        "--variant",
+        choices=(variants.AUTO, *variants.FILES),
+        help="form of an INT8 bundle on a CPU (default: the very model that the gate judged)",
+    )
     parser.add_argument("--top", type=int, default=3, help="classes to print (default %(default)s)")
 
 
@@ -41,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     checked = bundles.read_bundle(arguments.bundle)
     kept: list[Tensors] = []
     shown: list[dict[str, Any]] = []
-    for answer in answers(checked, arguments.input, arguments.backend):
+    for answer in answers(checked, arguments.input, arguments.backend, arguments.variant):
         if arguments.output:
             kept.append(answer.outputs)
         summary = summarized(checked, answer, arguments.top)
@@ -57,15 +62,16 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def answers(checked: bundles.Bundle, paths: list[Path], backend: str) -> Iterator[Answer]:
-    """Gives the outputs of every sample in `paths`.
+def answers(checked: bundles.Bundle, paths: list[Path], backend: str, variant: str | None = None) -> Iterator[Answer]:
+    """Gives the outputs of every sample in `paths`; without a `variant`, of the very model that the gate judged.
 
     Raises:
         DataError: an input can't be read or does not fit.
         EngineError: the engine failed.
     """
     manifest = checked.manifest
-    with bundled.engine_from_bundle(checked, backend=backend) as engine:
+    variant = variant or manifest.precision
+    with bundled.engine_from_bundle(checked, backend=backend, variant=variant) as engine:
         for path in paths:
             for request in inputs.requests_from_path(path, manifest.inputs, manifest.preprocess):
                 yield Answer(request.name, engine.infer(request.feeds))

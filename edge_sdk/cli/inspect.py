@@ -3,8 +3,10 @@
 import argparse
 from pathlib import Path
 
-from edge_sdk.cli import show
+from edge_sdk import errors
+from edge_sdk.cli import places, show
 from edge_sdk.cli.command import Command
+from edge_sdk.engines import variants
 from edge_sdk.wire import bundles
 
 
@@ -17,10 +19,42 @@ def run(arguments: argparse.Namespace) -> int:
     """Prints the manifest."""
     checked = bundles.read_bundle(arguments.bundle)
     if arguments.json:
-        show.print_json({"bundle": str(checked.path), "digest": checked.digest, "manifest": checked.manifest})
+        show.print_json(
+            {
+                "bundle": str(checked.path),
+                "digest": checked.digest,
+                "manifest": checked.manifest,
+                "forms": forms(checked),
+                "runs_here_as": runs_here_as(checked),
+            }
+        )
     else:
         print(bundle_text(checked))
     return 0
+
+
+def forms(checked: bundles.Bundle) -> list[str]:
+    """Gives the forms of an INT8 bundle that a CPU may choose from; none for another."""
+    if checked.manifest.precision != "int8":
+        return []
+    return [name for name, file in variants.FILES.items() if file in checked.manifest.files]
+
+
+def runs_here_as(checked: bundles.Bundle) -> str | None:
+    """Gives the form that was the fastest when last measured on this CPU; None where that was not done yet."""
+    try:
+        choice = variants.recalled(checked, backend="onnxruntime", memory=places.variants_folder())
+    except errors.UsageError:
+        return None  # no ONNX Runtime here, so nothing was measured with it
+    return None if choice is None else choice.variant
+
+
+def forms_text(checked: bundles.Bundle) -> str:
+    """Gives what a CPU may choose from, for people."""
+    if not (found := forms(checked)):
+        return "float"
+    here = runs_here_as(checked)
+    return f"{', '.join(found)}; " + (f"{here} is the fastest here" if here else "edge-sdk bench says which is faster")
 
 
 def bundle_text(checked: bundles.Bundle) -> str:
@@ -37,6 +71,7 @@ def bundle_text(checked: bundles.Bundle) -> str:
         )
         or "none, raw values go in as they are",
         "classes": ", ".join(manifest.classes) or "not named",
+        "on a CPU": forms_text(checked),
         verdict.metric: f"float {verdict.float_score.value:.2%}, {manifest.precision} {verdict.int8_score.value:.2%} "
         f"({verdict.int8_score.low:.2%} to {verdict.int8_score.high:.2%}), {verdict.drop:+.2f} points lost, "
         f"{verdict.max_drop:g} allowed, {verdict.samples} samples",

@@ -96,10 +96,15 @@ def engine_of_choice(
     checked: bundles.Bundle, choice: Choice | None, *, backend: str = "onnxruntime", threads: int = 0
 ) -> Engine:
     """Gives another Engine of what `chosen` gave."""
-    if choice is None:
-        finished = registry.find_finished(backend, checked.path, checked.manifest.files)
-        model, label = finished or checked.file(MODELS[checked.manifest.precision]), ""
-    else:
-        model, label = checked.file(variants.FILES[choice.variant]), f"{backend}:{choice.variant}"
+    label = "" if choice is None else f"{backend}:{choice.variant}"
+    model = model_of_choice(checked, choice, backend=backend)
     outputs = checked.manifest.outputs
     return registry.open_backend(backend, model, outputs=outputs, options={"threads": threads}, label=label)
+
+
+def model_of_choice(checked: bundles.Bundle, choice: Choice | None, *, backend: str = "onnxruntime") -> Path:
+    """Gives the file that the back end loads; raises as `open_engine` does."""
+    if choice is not None:
+        return checked.file(variants.FILES[choice.variant])
+    finished = registry.find_finished(backend, checked.path, checked.manifest.files)
+    return finished or checked.file(MODELS[checked.manifest.precision])

@@ -1,5 +1,6 @@
 """ONNX Runtime on the CPU: the engine where there is no GPU. The only door to onnxruntime."""
 
+import functools
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -90,6 +91,15 @@ def runner_from_model(
             raise errors.EngineError(f"ONNX Runtime failed while running the model: {error}") from error
 
     return run
+
+
+def bare_loop(model: Path, threads: int) -> Callable[[Mapping[str, NDArray[Any]]], object]:
+    """Gives ``session.run`` of a model file with nothing around it: the floor that a bench is held against.
+
+    Raises:
+        ModelError: ONNX Runtime cannot load it.
+    """
+    return functools.partial(session_from_model(str(model), _settings(threads=threads)).run, None)
 
 
 def specs_from_model(model: str | bytes) -> tuple[tuple[tensors.TensorSpec, ...], tuple[tensors.TensorSpec, ...]]:

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
+
+from numpy.typing import NDArray
 
 from edge_sdk import errors, imports
 from edge_sdk.engines.engine import Engine
@@ -18,6 +20,7 @@ class Row(NamedTuple):
         remedy: what to install.
         finder: of a function that finds, among a bundle's files, the one finished for this machine; empty where the
             back end runs the ONNX itself.
+        bare: of a function (model, threads) that gives the library's own run, for a bench to be held against.
         version: of a function that gives the version, for a back end that runs ONNX on the CPU and so may choose among
             the forms of a bundle; empty for all others.
     """
@@ -26,11 +29,15 @@ class Row(NamedTuple):
     remedy: str
     finder: str = ""
     version: str = ""
+    bare: str = ""
 
 
 BACKENDS: dict[str, Row] = {
     "onnxruntime": Row(
-        "edge_sdk.engines.ort:OrtBackend", "pip install 'edge_sdk[device]'", version="edge_sdk.engines.ort:version"
+        "edge_sdk.engines.ort:OrtBackend",
+        "pip install 'edge_sdk[device]'",
+        version="edge_sdk.engines.ort:version",
+        bare="edge_sdk.engines.ort:bare_loop",
     ),
     "tensorrt": Row(
         "edge_sdk.engines.trt:TensorRTBackend",
@@ -94,6 +101,15 @@ def backend_version(name: str) -> str:
     """Gives the version of a back end that can choose; raises UsageError when its package is not installed."""
     row = BACKENDS[name]
     return cast("Callable[[], str]", _import(name, row.version, row.remedy))()
+
+
+def find_bare_loop(name: str) -> Callable[[Path, int], Callable[[Mapping[str, NDArray[Any]]], object]] | None:
+    """Gives the function (model, threads) that gives a back end's own run; None for a back end without one."""
+    row = BACKENDS.get(name)
+    if row is None or not row.bare:
+        return None
+    loop = _import(name, row.bare, row.remedy)
+    return cast("Callable[[Path, int], Callable[[Mapping[str, NDArray[Any]]], object]]", loop)
 
 
 def _factory(name: str) -> BackendFactory:
