@@ -4,12 +4,13 @@ import html.parser
 import json
 import re
 
+import msgspec
 import numpy as np
 import pytest
 
 from edge_sdk.host.pack import bundle as packing
 from edge_sdk.host.pack import charts, golden, page, report, result
-from edge_sdk.records.bundle import Pinned, Range, Score, Verdict
+from edge_sdk.records.bundle import Correction, Pinned, Range, Score, Verdict, WorthIt
 from edge_sdk.records.tensors import TensorSpec
 
 VERDICT = Verdict(
@@ -123,6 +124,62 @@ def test_equal_reports_are_equal_bytes_and_json_is_the_record():
     document = json.loads(report.report_bytes(made()))
     assert document["verdict"]["drop"] == 0.2
     assert not re.search(r"seconds|rss|date|time", report.report_bytes(made()).decode())
+
+
+DECIDED = {
+    "reason": "INT8 everywhere lost 9.00 points, 0.5 allowed; with 1 of 2 layers back in float it loses 0.20",
+    "refused": msgspec.structs.replace(VERDICT, drop=9.0, passed=False, int8_score=Score(0.827, 0.81, 0.84)),
+    "sensitivity": (report.Sensitivity("bad <layer>", 3.0), report.Sensitivity("head", 41.5)),
+    "pinned": (Pinned("bad <layer>", "number 1 of 2"),),
+    "layers": (report.Layer("bad <layer>", "float", 0.25, 3.0), report.Layer("head", "int8", 0.75, None)),
+    "corrections": (
+        Correction("bias correction", 7, 20.5, 21.0, True),
+        Correction("cross-layer equalisation", 3, 21.0, 20.0, False),
+    ),
+    "worth_it": WorthIt("not measured", "at most 1.90 times as fast", ("accuracy", "compute ratio")),
+}
+
+
+def test_what_was_decided_is_told_with_its_reasons():
+    found = read(**DECIDED)
+    text = " ".join(found.words)
+    for word in ("What was refused", "INT8 everywhere lost 9.00 points", "82.70 %", "bad <layer>", "3.0 dB", "41.5 dB", "back in float",
+                 "2 weighted layers", "75.0 %", "Corrections tried", "21.00 dB", "kept", "left out", "not measured",
+                 "at most 1.90 times", "Rests on: accuracy, compute ratio"):  # fmt: skip
+        assert word in text, word
+    assert "layer" not in found.tags
+
+
+def test_a_plain_build_has_no_such_parts():
+    text = " ".join(read().words)
+    for word in ("What was refused", "Sensitivity", "Corrections tried", "worth it"):
+        assert word not in text
+
+
+def test_a_long_ranking_is_folded_away():
+    ranking = tuple(report.Sensitivity(f"layer{i}", float(i)) for i in range(40))
+    found = read(sensitivity=ranking)
+    assert "28 less harmful layers" in " ".join(found.words)
+    assert "layer39" in found.words
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [({"verdict": msgspec.structs.replace(VERDICT, drop_low=-0.1, drop_high=0.9)}, "may be up to 0.90 points"),
+     ({"precision": "fp16"}, "what FP16 itself costs shows on the device only")],
+)  # fmt: skip
+def test_what_is_less_sure_than_it_looks_is_warned_of(changes, word):
+    assert word in " ".join(read(**changes).words)
+    assert word not in " ".join(read().words)
+
+
+def test_a_report_of_before_still_reads():
+    document = json.loads(report.report_bytes(made()))
+    for name in ("reason", "refused", "sensitivity", "corrections", "layers", "worth_it"):
+        del document[name]
+    for name in ("drop_low", "drop_high"):
+        del document["verdict"][name]
+    assert msgspec.convert(document, report.Report).worth_it is None
 
 
 def test_intervals_stay_inside_the_picture():

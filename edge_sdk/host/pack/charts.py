@@ -29,8 +29,8 @@ def intervals(rows: Sequence[tuple[str, Score, str]]) -> str:
         )
     axis_y = 22 + 30 * len(rows)
     ticks = "".join(
-        f'<text x="{across(value):.1f}" y="{axis_y + 16}" text-anchor="middle">{100 * value:.1f} %</text>'
-        for value in (low, (low + high) / 2, high)
+        f'<text x="{across(value):.1f}" y="{axis_y + 16}" text-anchor="{anchor}">{100 * value:.1f} %</text>'
+        for value, anchor in ((low, "start"), ((low + high) / 2, "middle"), (high, "end"))
     )
     line = f'<line x1="{left}" x2="{right}" y1="{axis_y}" y2="{axis_y}" stroke="var(--line)"/>'
     return _svg(axis_y + 24, "scores with 95 % intervals", "".join(marks) + line + ticks)

@@ -7,6 +7,9 @@ from edge_sdk.host.pack.report import Layer, Report
 _SHOWN = 12
 """Rows of a ranking that stand open; the rest is folded away."""
 
+_HARMLESS_DB = 20
+"""A layer this far below the worst does a hundredth of its harm: its bar is empty."""
+
 _ANSWERS = {"yes": "good", "no": "bad"}
 
 
@@ -62,12 +65,11 @@ def sensitivity(report: Report) -> str:
         return ""
     pinned = {entry.node for entry in report.pinned}
     worst = min(one.sqnr_db for one in report.sensitivity)
-    best = max(one.sqnr_db for one in report.sensitivity)
     rows = [
         (
             text(one.node),
             f"{one.sqnr_db:.1f} dB",
-            charts.level((best - one.sqnr_db) / max(best - worst, 1e-9), f"harm of {text(one.node)}"),
+            charts.level(1 - (one.sqnr_db - worst) / _HARMLESS_DB, f"harm of {text(one.node)}"),
             "back in float" if one.node in pinned else "",
         )
         for one in report.sensitivity
