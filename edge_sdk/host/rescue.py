@@ -21,6 +21,9 @@ MOST_FLOAT_RATIO = 0.5
 LARGEST_HALF = 65504.0
 """What float16 can hold."""
 
+UNLIKE_DB = 10.0
+"""INT8 that is this much worse on evaluation than on calibration samples was calibrated on something else."""
+
 _SHOWN = 3
 
 
@@ -42,15 +45,16 @@ def judged(gatekeeper: Gate, int8: Int8 | None, *, reason: str = "") -> Judged:
     judgement = gatekeeper.judgement(int8.content)
     if judgement.verdict.passed:
         return Judged("int8", int8, judgement, None, "", (), gatekeeper.golden(int8.content))
-    ranking = _ranking(gatekeeper, int8)
+    ranking, calibration_db = _ranking(gatekeeper, int8)
+    unlike = _unlike_text(calibration_db, judgement)
     found = _pinned(gatekeeper, int8, ranking)
     if found is None:
-        return _without_int8(gatekeeper, int8, judgement, ranking)
+        return _without_int8(gatekeeper, int8, judgement, ranking, unlike)
     pinned, final = found
     names = [entry.node for entry in pinned.placed.pinned[len(int8.placed.pinned) :]]
     reason = (
         f"INT8 everywhere lost {judgement.verdict.drop:.2f} points, {judgement.verdict.max_drop:g} allowed; with "
-        f"{len(names)} of {len(ranking)} layers back in float it loses {final.verdict.drop:.2f}"
+        f"{len(names)} of {len(ranking)} layers back in float it loses {final.verdict.drop:.2f}{unlike}"
     )
     return Judged("int8", pinned, final, judgement, reason, ranking, gatekeeper.golden(pinned.content))
 
@@ -61,8 +65,11 @@ def _precision_without_int8(gatekeeper: Gate) -> str:
     return "fp16" if precision == "fp16" or (precision == "auto" and gatekeeper.graph.placed.weights) else "float"
 
 
-def _ranking(gatekeeper: Gate, int8: Int8) -> tuple[sensitivity.Sensitivity, ...]:
-    """Measures each layer alone in INT8 on calibration samples, which the gate never sees."""
+def _ranking(gatekeeper: Gate, int8: Int8) -> tuple[tuple[sensitivity.Sensitivity, ...], float]:
+    """Measures each layer alone in INT8 on calibration samples, which the gate never sees.
+
+    Gives the SQNR there of all layers in INT8, too.
+    """
     job, outputs = gatekeeper.job, gatekeeper.graph.model.outputs
     nodes = [use.node for use in int8.placed.weights]
     with job.stages("sensitivity"):
@@ -75,7 +82,20 @@ def _ranking(gatekeeper: Gate, int8: Int8) -> tuple[sensitivity.Sensitivity, ...
             pairs = (Pair(_count(feeds), wanted, run(feeds), None) for feeds, wanted in references)
             return sensitivity.noise_ratio(pairs, outputs, gatekeeper.metric)
 
-        return sensitivity.ranked(nodes, noise_of, job.stages.counter("sensitivity", len(nodes)))
+        ranking = sensitivity.ranked(nodes, noise_of, job.stages.counter("sensitivity", len(nodes)))
+        return ranking, gate.worst_sqnr_db(ort.runner_from_model(int8.content), references, outputs)
+
+
+def _unlike_text(calibration_db: float, judgement: gate.Judgement) -> str:
+    """Gives what to say where calibration and evaluation data are not alike; empty where they are."""
+    evaluation_db = min(error.sqnr_db for error in judgement.outputs.values())
+    if calibration_db - evaluation_db < UNLIKE_DB:
+        return ""
+    return (
+        f". On calibration samples INT8 keeps {calibration_db:.1f} dB of the outputs, on evaluation samples "
+        f"{evaluation_db:.1f} dB: the calibration data is not like what is evaluated, which no pinning mends; "
+        "calibrate on data that is"
+    )
 
 
 def _batches(gatekeeper: Gate, int8: Int8, count: int) -> list[Tensors]:
@@ -156,20 +176,24 @@ class _Words(NamedTuple):
 
 
 def _without_int8(
-    gatekeeper: Gate, int8: Int8, judgement: gate.Judgement, ranking: tuple[sensitivity.Sensitivity, ...]
+    gatekeeper: Gate,
+    int8: Int8,
+    judgement: gate.Judgement,
+    ranking: tuple[sensitivity.Sensitivity, ...],
+    unlike: str,
 ) -> Judged:
     words = _words(gatekeeper, judgement, ranking)
     if gatekeeper.job.precision != "auto":
         raise errors.GateError(
-            f"{words.lost}. {words.tried}; nothing was written. Give calibration data closer to what the model sees in "
-            "use, another --method, a larger --max-drop, or --precision auto, which builds FP16 then"
+            f"{words.lost}. {words.tried}{unlike}; nothing was written. Give calibration data closer to what the model "
+            "sees in use, another --method, a larger --max-drop, or --precision auto, which builds FP16 then"
         )
     peak = max((found.peak for found in int8.collected.histograms().values()), default=0.0)
     precision = "fp16" if peak <= LARGEST_HALF else "float"
     why = "" if precision == "fp16" else f". FP16 holds up to {LARGEST_HALF:g}, an activation reaches {peak:.4g}"
     golden = gatekeeper.golden(None)
     final = gatekeeper.judgement(None)
-    return Judged(precision, None, final, judgement, f"{words.lost}. {words.tried}{why}", ranking, golden)
+    return Judged(precision, None, final, judgement, f"{words.lost}. {words.tried}{unlike}{why}", ranking, golden)
 
 
 def _words(gatekeeper: Gate, judgement: gate.Judgement, ranking: tuple[sensitivity.Sensitivity, ...]) -> _Words:

@@ -151,6 +151,13 @@ def dark(folder):
     return folder / "dark.npz"
 
 
+def test_calibration_on_other_data_than_is_evaluated_is_named_as_the_cause(build, tmp_path):
+    np.savez(tmp_path / "other.npz", image=hg.pixels(80, 1) // 32)
+    built = build(hg.residual(), method="max", calibration=tmp_path / "other.npz")
+    assert "the calibration data is not like what is evaluated" in built.reason
+    assert "not like" not in build(outlier(), force=True).reason
+
+
 def test_fp16_can_be_asked_for(build):
     built = build(outlier(), precision="fp16")
     assert (built.precision, built.reason) == ("fp16", "fp16 was asked for")
