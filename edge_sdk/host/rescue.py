@@ -203,8 +203,11 @@ def _words(gatekeeper: Gate, judgement: gate.Judgement, ranking: tuple[sensitivi
         f"{verdict.samples} samples: {verdict.drop:.2f} points lost, {verdict.max_drop:g} allowed"
     )
     worst = ", ".join(f"{one.node} ({one.sqnr_db:.1f} dB)" for one in ranking[:_SHOWN])
-    tried = f"The most sensitive layers back in float did not mend it (most harmful alone: {worst})"
     most = len(_affordable(gatekeeper, ranking))
-    if most < len(ranking) - 1:
-        tried += f", not even {most} of {len(ranking)} layers, which are half of the arithmetic"
-    return _Words(lost, tried)
+    if most == 0 and len(ranking) > 1:
+        tried = "The most harmful layer alone is more than half of the arithmetic: without it INT8 would gain little"
+    elif most < len(ranking) - 1:
+        tried = f"{most} of {len(ranking)} layers, half of the arithmetic, back in float did not mend it"
+    else:
+        tried = "The most sensitive layers back in float did not mend it"
+    return _Words(lost, f"{tried} (most harmful alone: {worst})")
