@@ -1,6 +1,6 @@
 """What a bundle says about itself: the contents of manifest.json, calibration.json and the verdict in report.json."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -15,15 +15,29 @@ Version = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z][0-9A-Za-z.+_-]{0,62
 FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\n)")]
 
 
-class Preprocess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Preprocess(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """How raw values of one input become what the network takes: ``(raw * scale - mean) / std``.
 
-    `mean` and `std` hold one value, or one per channel (axis 1 of the network's input).
+    What stands at its default is not written, so that a reader of before takes whatever it can follow.
+
+    Attributes:
+        scale: factor of the raw values.
+        mean: what is taken off after that, one value, or one per channel.
+        std: what it is divided by then, likewise.
+        resize: how a picture of another size gets the network's: ``stretch`` in both directions, ``letterbox`` keeps
+            its proportions and fills the rest with `fill`, ``crop`` keeps them and cuts what stands out.
+        fill: grey level around a letterboxed picture, before `scale`.
+        color: order of three channels as the network takes them, ``rgb`` or ``bgr``.
+        layout: ``nchw`` or ``nhwc``; ``auto`` is what the input's shape says, channels first where both fit.
     """
 
     scale: float = 1.0
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+    resize: Literal["stretch", "letterbox", "crop"] = "stretch"
+    fill: Annotated[int, msgspec.Meta(ge=0, le=255)] = 114
+    color: Literal["rgb", "bgr"] = "rgb"
+    layout: Literal["auto", "nchw", "nhwc"] = "auto"
 
 
 class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
