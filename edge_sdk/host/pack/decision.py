@@ -35,7 +35,7 @@ def refused(report: Report) -> str:
         ("float", percent(verdict.float_score), interval(verdict.float_score)),
         ("INT8 everywhere", percent(verdict.int8_score), interval(verdict.int8_score)),
         (
-            f"in the bundle ({text(report.precision)})",
+            f"in the bundle (judged as {'INT8' if report.precision == 'int8' else 'float'})",
             percent(report.verdict.int8_score),
             interval(report.verdict.int8_score),
         ),

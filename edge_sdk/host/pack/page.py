@@ -41,7 +41,7 @@ def _head(report: Report, title: str) -> str:
     shrink = f"{report.float_bytes / report.int8_bytes:.1f}x" if report.int8_bytes else "-"
     cards = (
         (markup.percent(verdict.float_score), f"float {verdict.metric}"),
-        (markup.percent(verdict.int8_score), f"{precision} {verdict.metric}"),
+        (markup.percent(verdict.int8_score), f"{_as_judged(report)} {verdict.metric}"),
         (f"{verdict.drop:+.2f}", f"points lost, {verdict.max_drop:g} allowed"),
         (f"{100 * report.int8_compute_ratio:.1f} %", "of the arithmetic in INT8"),
         (shrink, "smaller than the float model"),
@@ -60,7 +60,7 @@ def _head(report: Report, title: str) -> str:
 
 def _accuracy(report: Report) -> str:
     verdict = report.verdict
-    rows = [("float", verdict.float_score, "var(--float)"), (report.precision, verdict.int8_score, "var(--int8)")]
+    rows = [("float", verdict.float_score, "var(--float)"), (_as_judged(report), verdict.int8_score, "var(--int8)")]
     figures = [(markup.text(label), markup.percent(score), markup.interval(score)) for label, score, _ in rows]
     if verdict.agreement != verdict.int8_score:
         figures.append(("same answer as float", markup.percent(verdict.agreement), markup.interval(verdict.agreement)))
@@ -90,12 +90,20 @@ def _compute(report: Report) -> str:
     pinned = markup.table(
         ("left in float", "why"), [(markup.text(entry.node), markup.text(entry.reason)) for entry in report.pinned]
     )
-    nothing = "<p>No weighted layer was left in float.</p>"
+    whole = (
+        "No weighted layer was left in float." if report.precision == "int8" else f"All layers are {report.precision}."
+    )
+    nothing = f"<p>{markup.text(whole)}</p>"
     return (
         f"<h2>Arithmetic</h2><p>{report.int8_nodes} weighted layers run in INT8, "
         f"{100 * report.int8_compute_ratio:.1f} % of the multiply-accumulates.</p>{ratio}"
         f"{pinned if report.pinned else nothing}{decision.layers(report)}"
     )
+
+
+def _as_judged(report: Report) -> str:
+    """Gives what the figures are of: FP16 is made on the device, and was judged as the model it comes from."""
+    return {"int8": "INT8", "fp16": "FP16 (as float)"}.get(report.precision, report.precision)
 
 
 def _compiler(report: Report) -> str:
