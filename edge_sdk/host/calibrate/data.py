@@ -48,7 +48,7 @@ def _source(
         return _function_source(spec, getattr(spec, "__qualname__", repr(spec)), inputs, classes)
     path = Path(spec)
     if path.is_dir():
-        return images.folder_source(path, inputs, classes)
+        return images.folder_source(path, inputs, rules, classes)
     if path.is_file() and path.suffix == ".npz":
         return arrays.npz_source(path, inputs, rules, classes)
     if path.is_file() and path.suffix == ".npy":

@@ -2,7 +2,7 @@
 
 import csv
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +12,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from edge_sdk import errors, imports
 from edge_sdk.host.calibrate import samples
+from edge_sdk.numerics import pictures
+from edge_sdk.records.bundle import Preprocess
 from edge_sdk.records.tensors import TensorSpec
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm"})
@@ -21,24 +23,22 @@ _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _MODES = {1: "L", 3: "RGB"}
 
 
-class Layout(NamedTuple):
-    """How an image input is laid out.
+class Target(NamedTuple):
+    """The input that pictures go into.
 
     Attributes:
         name: of the input.
-        channels: 1 (grey) or 3 (RGB).
-        size: (width, height) to resize to; None keeps the picture's own.
-        is_channels_first: ``[N, C, H, W]``, else ``[N, H, W, C]``.
+        layout: how it takes them.
+        rule: how size and colours are made to fit.
     """
 
     name: str
-    channels: int
-    size: tuple[int, int] | None
-    is_channels_first: bool
+    layout: pictures.Layout
+    rule: Preprocess
 
 
-def layout_from_inputs(inputs: tuple[TensorSpec, ...]) -> Layout:
-    """Gives the image layout of a model with one image input.
+def target_from_inputs(inputs: tuple[TensorSpec, ...], preprocess: Mapping[str, Preprocess]) -> Target:
+    """Gives the input of a model that takes pictures.
 
     Raises:
         DataError: several inputs, or not 4 axes with 1 or 3 channels.
@@ -48,18 +48,17 @@ def layout_from_inputs(inputs: tuple[TensorSpec, ...]) -> Layout:
             f"images fit a model with one input, this one takes {', '.join(spec.name for spec in inputs)}; give an .npz"
         )
     spec = inputs[0]
-    if len(spec.shape) == 4:
-        for is_first, channels, height, width in ((True, *spec.shape[1:]), (False, spec.shape[3], *spec.shape[1:3])):
-            if channels in _MODES:
-                size = (width, height) if width and height else None
-                return Layout(spec.name, channels, size, is_first)
-    raise errors.DataError(
-        f"images fit an input [N, C, H, W] or [N, H, W, C] with 1 or 3 channels; {spec.name!r} is {spec}"
-    )
+    rule = preprocess.get(spec.name, Preprocess())
+    try:
+        return Target(spec.name, pictures.layout_from_shape(spec.shape, rule), rule)
+    except ValueError as error:
+        raise errors.DataError(
+            f"images fit an input [N, C, H, W] or [N, H, W, C] with 1 or 3 channels; {spec.name!r} is {spec}"
+        ) from error
 
 
-def array_from_image(file: Path, layout: Layout) -> NDArray[np.uint8]:
-    """Gives one picture, turned as its EXIF data says, as uint8 in the model's layout, size and colours (bilinear).
+def array_from_image(file: Path, target: Target) -> NDArray[np.uint8]:
+    """Gives one picture, turned as its EXIF data says, as uint8 in the model's layout, size and colours.
 
     Raises:
         DataError: it can't be read as an image; the message is the reason alone, the caller knows the file.
@@ -69,31 +68,29 @@ def array_from_image(file: Path, layout: Layout) -> NDArray[np.uint8]:
             warnings.simplefilter("ignore")  # Pillow's remarks on palettes and EXIF do not concern the pixels
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file) as image:
-                pixels = _pixels(image, layout)
+                picture = ImageOps.exif_transpose(image).convert(_MODES[target.layout.channels])
+                pixels = np.asarray(picture, np.uint8).reshape(picture.height, picture.width, target.layout.channels)
     except (OSError, EOFError, ValueError, SyntaxError, *_BOMBS) as error:  # what Pillow raises for damaged files
         raise errors.DataError(_reason(error, file)) from error
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1)) if layout.is_channels_first else pixels
+    picked: NDArray[np.uint8] = pictures.raw_from_picture(pixels, target.layout, target.rule)[0]
+    return picked
 
 
-def _pixels(image: Image.Image, layout: Layout) -> NDArray[np.uint8]:
-    picture: Image.Image = ImageOps.exif_transpose(image).convert(_MODES[layout.channels])
-    if layout.size and picture.size != layout.size:
-        picture = picture.resize(layout.size, Image.Resampling.BILINEAR)
-    return np.asarray(picture, np.uint8).reshape(picture.height, picture.width, layout.channels)
-
-
-def folder_source(folder: Path, inputs: tuple[TensorSpec, ...], classes: samples.Classes) -> samples.Source:
+def folder_source(
+    folder: Path, inputs: tuple[TensorSpec, ...], preprocess: Mapping[str, Preprocess], classes: samples.Classes
+) -> samples.Source:
     """Gives the Source of a folder of images; the files come in the order of their names.
 
     Args:
         folder: with images, or one sub-folder of images per class, or `labels.csv`.
         inputs: of the model.
+        preprocess: by input name.
         classes: what is known of them; without names, those of the folder are sorted.
 
     Raises:
         DataError: no images, or labels that don't fit the classes.
     """
-    layout = layout_from_inputs(inputs)
+    target = target_from_inputs(inputs, preprocess)
     named = _from_csv(folder) if (folder / LABELS_FILE).is_file() else _from_subfolders(folder)
     if not named:
         raise errors.DataError(
@@ -106,11 +103,11 @@ def folder_source(folder: Path, inputs: tuple[TensorSpec, ...], classes: samples
         for file, label in zip(files, labels, strict=True):
             name = file.relative_to(folder).as_posix()
             try:
-                pixels = array_from_image(file, layout)
+                pixels = array_from_image(file, target)
             except errors.DataError as error:
                 skipped[name] = str(error)
                 continue
-            yield samples.Sample({layout.name: pixels}, label, name)
+            yield samples.Sample({target.name: pixels}, label, name)
 
     return samples.Source(str(folder), read, None not in labels, len(files), known)
 

@@ -37,10 +37,10 @@ def requests_from_path(
 
 
 def _picture(path: Path, inputs: tuple[TensorSpec, ...], preprocess: Mapping[str, Preprocess]) -> Request:
-    layout = images.layout_from_inputs(inputs)
+    target = images.target_from_inputs(inputs, preprocess)
     try:
-        pixels = images.array_from_image(path, layout)
+        pixels = images.array_from_image(path, target)
     except errors.DataError as error:
         raise errors.DataError(f"{path} can't be read as an image: {error}") from error
-    samples.check_array(pixels, inputs[0], preprocess.get(layout.name), str(path))
-    return Request(str(path), samples.prepared_feeds({layout.name: pixels[None]}, inputs, preprocess))
+    samples.check_array(pixels, inputs[0], preprocess.get(target.name), str(path))
+    return Request(str(path), samples.prepared_feeds({target.name: pixels[None]}, inputs, preprocess))
