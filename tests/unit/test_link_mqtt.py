@@ -109,7 +109,7 @@ def test_connects_as_mqtt_5_with_session_expiry_and_clean_start_only_the_first_t
 
     peer, link = play(script, session_expiry_s=77, username="u", password="p")
     link.open()
-    until(lambda: peer.connections >= 3, "a third connection")
+    until(lambda: sum(packet[0] == 0x10 for packet in peer.seen) >= 3, "a third CONNECT")
     connects = [packet for packet in peer.seen if packet[0] == 0x10]
     assert all(packet[1:8] == b"\x00\x04MQTT\x05" for packet in connects)
     assert all(b"\x11\x00\x00\x00\x4d" in packet for packet in connects)
