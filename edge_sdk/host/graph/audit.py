@@ -217,7 +217,8 @@ def _standard_operators(graph: Graph) -> Iterator[Violation]:
     for node in graph.nodes:
         if node.domain not in models.STANDARD_DOMAINS:
             remedy = "write it with standard operators"
-            yield _violation("R7", node, f"is of the domain {node.domain!r}", remedy, is_refused=True)
+            is_refused = node.op_type not in (QUANTIZE, DEQUANTIZE)  # NVIDIA's parser knows these two by name alone
+            yield _violation("R7", node, f"is of the domain {node.domain!r}", remedy, is_refused=is_refused)
         elif node.op_type.startswith(_OPERATOR_FORM) or node.op_type.endswith("Integer"):
             remedy = "quantise with explicit QuantizeLinear and DequantizeLinear"
             yield _violation("R7", node, "computes on integers itself", remedy, is_refused=True)
