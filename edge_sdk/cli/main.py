@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("a bundle's accuracy and output errors on your data", "edge_sdk.cli.evaluate:COMMAND"),
     "compare": ("one bundle against another on the same data", "edge_sdk.cli.compare:COMMAND"),
     "infer": ("run a bundle on arrays or images", "edge_sdk.cli.infer:COMMAND"),
+    "run": ("a camera, video or folder through a bundle", "edge_sdk.cli.stream:COMMAND"),
     "bench": ("how fast a bundle runs here, beside a bare loop", "edge_sdk.cli.bench:COMMAND"),
     "doctor": ("what works on this machine, what is missing, and what mends it", "edge_sdk.cli.doctor:COMMAND"),
     "daemon": ("the on-device runtime", "edge_sdk.cli.daemon:COMMAND"),

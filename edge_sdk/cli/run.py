@@ -14,7 +14,7 @@ from edge_sdk.cli.command import Command
 INTERRUPTED = 130
 """The shell's code for a program ended by Ctrl-C."""
 
-EXTRAS = {"onnx": "host", "onnxruntime": "device", "PIL": "host", "iotcore": "broker"}
+EXTRAS = {"cv2": "camera", "zmq": "zmq", "onnx": "host", "onnxruntime": "device", "PIL": "host", "iotcore": "broker"}
 """Which extra brings a package."""
 
 

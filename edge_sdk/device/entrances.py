@@ -22,6 +22,10 @@ _GRPC = "edge_sdk.device.serve.grpc_server:open_server"
 """By name: only a daemon that is told to speak gRPC loads the package."""
 
 
+_DETECTOR = "edge_sdk.device.serve.zmq_detector:open_detector"
+"""By name, likewise."""
+
+
 class Entrance(Protocol):
     """One way in."""
 
@@ -69,6 +73,8 @@ class Entrances:
                 self._open.append(FrameServer(listener, deployment.models, limits=self._limits, clocks=clocks))
             if settings.grpc_port is not None or settings.grpc_socket is not None:
                 self._open_grpc()
+            if settings.zmq_address is not None:
+                self._open_detector(settings.zmq_address)
             undo.pop_all()
 
     def start(self) -> None:
@@ -105,6 +111,22 @@ class Entrances:
     def _listening(self, listener: socket.socket, url: str, *, scheme: str = "") -> socket.socket:
         self.urls += (scheme + url,)
         return listener
+
+    def _open_detector(self, address: str) -> None:
+        try:
+            make = cast("Callable[..., tuple[Entrance, tuple[str, ...]]]", imports.object_from_spec(_DETECTOR))
+        except ModuleNotFoundError as error:
+            raise errors.UsageError(
+                f"zmq_address needs the package {error.name!r}: pip install 'edge_sdk[zmq]', or leave it out"
+            ) from error
+        detector, urls = make(
+            self._deployment.models,
+            address=address,
+            model=self._settings.zmq_model,
+            body_bytes=self._settings.http_body_bytes,
+        )
+        self._open.append(detector)
+        self.urls += urls
 
     def _open_grpc(self) -> None:
         try:

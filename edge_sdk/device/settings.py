@@ -58,6 +58,9 @@ class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
             Python's gRPC takes several times as long as HTTP, so it is there for clients that speak nothing else.
         grpc_socket: path of a unix socket for gRPC. Default none.
         frames_socket: path of the unix socket of the local fast path (`edge_sdk.open_frames`). Default none.
+        zmq_address: ZeroMQ address on which a Frigate finds its detector, for example ``ipc:///run/edge-sdk/detector``;
+            needs the extra ``zmq``. Default none.
+        zmq_model: name of the model that answers there; None, the default, takes the only one that is served.
         shared_memory: whether clients of HTTP and gRPC may register POSIX shared memory. Default false, as Triton
             has it: the daemon reads and writes what is registered with its own rights.
         model_repository: folder of bundles; of each model in it the one with the highest counter is served, beside
@@ -94,6 +97,8 @@ class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     grpc_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] | None = None
     grpc_socket: SocketPath | None = None
     frames_socket: SocketPath | None = None
+    zmq_address: Annotated[str, msgspec.Meta(pattern=r"^(ipc|tcp)://.{1,100}$(?!\n)")] | None = None
+    zmq_model: Annotated[str, msgspec.Meta(min_length=1)] | None = None
     shared_memory: bool = False
     model_repository: Annotated[str, msgspec.Meta(min_length=1)] | None = None
     model_control: bool = False

@@ -69,6 +69,33 @@ def raw_from_picture(pixels: Pixels, layout: Layout, rule: Preprocess) -> Pixels
     return np.ascontiguousarray(ordered[None])
 
 
+class Region(NamedTuple):
+    """Where in the network's input a picture lies, in its pixels; what was cropped away lies outside."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def region(height: int, width: int, layout: Layout, rule: Preprocess) -> Region:
+    """Gives where a picture of that size comes to lie.
+
+    >>> region(480, 640, Layout(3, 320, 320, True), Preprocess(resize="letterbox"))
+    Region(top=40, left=0, height=240, width=320)
+    """
+    if layout.height is None or layout.width is None:
+        return Region(0, 0, layout.height or height, layout.width or width)
+    ratios = layout.height / height, layout.width / width
+    if rule.resize == "letterbox":
+        size = max(1, round(height * min(ratios))), max(1, round(width * min(ratios)))
+    elif rule.resize == "crop":
+        size = max(layout.height, round(height * max(ratios))), max(layout.width, round(width * max(ratios)))
+    else:
+        size = layout.height, layout.width
+    return Region((layout.height - size[0]) // 2, (layout.width - size[1]) // 2, *size)
+
+
 def resized(pixels: Pixels, height: int, width: int) -> Pixels:
     """Gives the picture at another size: bilinear, and over all the pixels that fall into one where it shrinks.
 
@@ -93,21 +120,14 @@ def _with_channels(pixels: Pixels, channels: int) -> Pixels:
 
 def _fitted(pixels: Pixels, layout: Layout, rule: Preprocess) -> Pixels:
     """Gives the picture at the network's size."""
-    height, width = layout.height or pixels.shape[0], layout.width or pixels.shape[1]
-    if rule.resize == "stretch" or layout.height is None or layout.width is None:
-        return resized(pixels, height, width)
-    ratios = height / pixels.shape[0], width / pixels.shape[1]
-    if rule.resize == "letterbox":
-        ratio = min(ratios)
-        inner = resized(pixels, *(max(1, round(size * ratio)) for size in pixels.shape[:2]))
-        top, left = (height - inner.shape[0]) // 2, (width - inner.shape[1]) // 2
+    at = region(pixels.shape[0], pixels.shape[1], layout, rule)
+    inner = resized(pixels, at.height, at.width)
+    height, width = layout.height or at.height, layout.width or at.width
+    if at.top >= 0 and at.left >= 0 and (at.height, at.width) != (height, width):
         framed = np.full((height, width, pixels.shape[2]), rule.fill, np.uint8)
-        framed[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
+        framed[at.top : at.top + at.height, at.left : at.left + at.width] = inner
         return framed
-    ratio = max(ratios)
-    outer = resized(pixels, max(height, round(pixels.shape[0] * ratio)), max(width, round(pixels.shape[1] * ratio)))
-    top, left = (outer.shape[0] - height) // 2, (outer.shape[1] - width) // 2
-    return outer[top : top + height, left : left + width]
+    return inner[-at.top : height - at.top, -at.left : width - at.left]
 
 
 def _filtered(pixels: Pixels, size: int, *, axis: int) -> Pixels:
