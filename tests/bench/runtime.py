@@ -90,7 +90,7 @@ def measure():
             floor, value = best_pair(
                 lambda: session.run(None, {"image": image}), lambda: engine.infer({"image": image})
             )
-        what = "bare session.run, same model"
+        what = "bare session.run on model.int8.onnx"
         yield ratio_row("one inference in process, demo model, p50", value, floor, unit=ms, what=what, bar=1.1)
         bare = [bare_start(model) for _ in range(3)]
         bare_s, bare_bytes = min(s for s, _ in bare), min(b for _, b in bare)
