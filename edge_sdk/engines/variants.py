@@ -37,7 +37,7 @@ GAIN = 1.1
 CHECK_NS = 100_000_000
 """Golden samples are run through each form for this long; one at least, all of them if they fit."""
 
-BUDGET_NS = 150_000_000
+BUDGET_NS = 100_000_000
 """For timing all forms, one run of each in turn, so that a busy moment meets all of them."""
 
 _ROUNDS = (3, 200)

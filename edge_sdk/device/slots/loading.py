@@ -85,7 +85,8 @@ def _slot(
     choice = bundled.chosen(bundle, backend=backend, threads=threads, memory=memory)
     if choice is not None and choice.best_ns:
         timed = ", ".join(f"{name} {spent_ns / 1e6:.3f} ms" for name, spent_ns in choice.best_ns.items())
-        _LOG.info("%s runs as %s: %s", bundle.manifest.name, choice.variant, timed)
+        earlier = " (measured earlier)" if choice.is_remembered else ""
+        _LOG.info("%s runs as %s: %s%s", bundle.manifest.name, choice.variant, timed, earlier)
 
     def another() -> Engine:
         return opened.enter_context(bundled.engine_of_choice(bundle, choice, backend=backend, threads=threads))
