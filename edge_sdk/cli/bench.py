@@ -81,7 +81,8 @@ class BoardMeter:
 
 def bench_text(checked: bundles.Bundle, found: Bench) -> str:
     """Gives the figures for people."""
-    rows = {"runs as": found.engine, "inference": loop_text(found.loop)}
+    threads = f", {found.threads} thread{'s' if found.threads > 1 else ''}" if found.threads else ""
+    rows = {"runs as": found.engine + threads, "inference": loop_text(found.loop)}
     if found.bare is not None and found.p50_ratio is not None:
         rows["bare loop"] = loop_text(found.bare)
         rows["ratio"] = f"{found.p50_ratio:.3f} of the bare loop's p50"

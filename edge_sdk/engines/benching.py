@@ -58,6 +58,7 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         engine: back end and form, for example ``onnxruntime:lowered``.
+        threads: that were asked for; 0 leaves it to the back end.
         forms_ms: shortest run of each form when they were compared; empty where there is nothing to choose.
         refused: why a form does not run here.
         loop: of `Engine.infer`.
@@ -69,6 +70,7 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     engine: str
+    threads: int
     forms_ms: dict[str, float]
     refused: dict[str, str]
     loop: Loop
@@ -107,6 +109,7 @@ def bench(
     """
     ticks = ticks or clock.SystemClock()
     make_bare = registry.find_bare_loop(backend)
+    threads = threads or (choice.threads if choice else 0)
     bare = make_bare(bundled.model_of_choice(checked, choice, backend=backend), threads) if make_bare else None
     with bundled.engine_of_choice(checked, choice, backend=backend, threads=threads) as engine:
         turns = _Turns(_feeds(checked, engine), ticks)
@@ -118,6 +121,7 @@ def bench(
     is_known = len(measured_j) == len(energies_j)
     return Bench(
         engine=engine.name,
+        threads=threads,
         forms_ms={name: spent_ns / 1e6 for name, spent_ns in choice.best_ns.items()} if choice else {},
         refused=choice.refused if choice else {},
         loop=loop,

@@ -96,6 +96,8 @@ def engine_of_choice(
     checked: bundles.Bundle, choice: Choice | None, *, backend: str = "onnxruntime", threads: int = 0
 ) -> Engine:
     """Gives another Engine of what `chosen` gave."""
+    if choice is not None and not threads:
+        threads = choice.threads
     label = "" if choice is None else f"{backend}:{choice.variant}"
     model = model_of_choice(checked, choice, backend=backend)
     outputs = checked.manifest.outputs

@@ -38,6 +38,7 @@ class Choice(msgspec.Struct, frozen=True):
     Attributes:
         variant: that runs.
         best_ns: shortest run seen, by variant; empty where there was nothing to choose.
+        threads: for the back end, where the caller left that to it: 1 where one thread is as fast as all of them.
         refused: why a variant is out of the question, by variant.
         is_remembered: it was measured earlier.
     """
@@ -46,6 +47,7 @@ class Choice(msgspec.Struct, frozen=True):
     best_ns: dict[str, int] = {}
     refused: dict[str, str] = {}
     is_remembered: bool = False
+    threads: int = 0
 
 
 class _Entry(msgspec.Struct, frozen=True):

@@ -205,6 +205,14 @@ def test_a_model_that_cannot_be_loaded_is_out_of_the_question_only_for_itself(wr
     assert "cannot load" in choice.refused["lowered"]
 
 
+def test_left_to_itself_it_takes_one_thread_or_all(write, residual_files):
+    checked = write(residual_files)
+
+    assert bundled.chosen(checked).threads in (0, 1)
+    assert bundled.chosen(checked, threads=2).threads == 2
+    assert bundled.chosen(checked, variant="lowered").threads == 0
+
+
 def test_the_choice_is_remembered_by_bundle_and_threads(write, residual_files, tmp_path):
     checked, folder = write(residual_files), tmp_path / "state" / "variants"
 
