@@ -90,17 +90,22 @@ class Children:
             is_quiet: its stderr goes into the log; otherwise people see its progress.
         """
         log = self._folder / f"{name}.log"
-        with log.open("wb") as stream:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "edge_sdk", *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=stream if is_quiet else None,
-                start_new_session=True,
-                preexec_fn=_end_with(os.getpid()),  # noqa: PLW1509 - one system call; nothing that a thread could hold
-            )
-        child = Child(name, process, log, self._clock)
-        self._running.append(child)
+        # Ctrl-C waits until the child is on the list: inside a fork Python would print the interrupt and forget it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            with log.open("wb") as stream:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "edge_sdk", *arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=stream if is_quiet else None,
+                    start_new_session=True,
+                    preexec_fn=_end_with(os.getpid()),  # noqa: PLW1509 - two system calls; nothing a thread could hold
+                )
+            child = Child(name, process, log, self._clock)
+            self._running.append(child)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         return child
 
     def stop(self, child: Child) -> dict[str, Any] | None:
@@ -135,6 +140,7 @@ def _end_with(parent: int) -> "Any":
     """Gives what a new child does first: ask the kernel for SIGTERM when its parent dies, even by kill -9."""
 
     def ask() -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:  # it died before we could ask
             os._exit(1)

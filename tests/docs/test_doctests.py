@@ -9,7 +9,9 @@ import pytest
 import edge_sdk
 
 OPTIONAL = {
+    "cv2",
     "grpc", "keras", "pycuda", "pynvml", "tensorflow", "tensorrt", "tensorrt_rtx_bindings", "tf2onnx", "tflite", "torch", "torch_pruning",
+    "zmq",
 }  # fmt: skip
 """Packages of extras that a development machine need not have; each is imported at the top of its one door."""
 

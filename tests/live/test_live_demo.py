@@ -42,6 +42,16 @@ def start(folder: Path, *options: str) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def finish(demo: subprocess.Popen, seconds: float) -> tuple[str, str]:
+    """Gives what the demo printed; one that does not end in time is killed, so that no later test meets it."""
+    try:
+        return demo.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        demo.kill()
+        demo.communicate()
+        raise
+
+
 def wait_until_gone(folder: Path, seconds: float) -> list[str]:
     deadline = time.monotonic() + seconds
     while (left := processes_of(folder)) and time.monotonic() < deadline:
@@ -52,7 +62,7 @@ def wait_until_gone(folder: Path, seconds: float) -> list[str]:
 @pytest.mark.timeout(240)
 def test_the_demo_tells_the_truth_and_loses_nothing(tmp_path):
     demo = start(tmp_path)
-    out, err = demo.communicate(timeout=200)
+    out, err = finish(demo, 200)
     assert demo.returncode == 0, err
     summary = json.loads(out)
     assert set(summary) >= PROMISED
@@ -78,9 +88,28 @@ def test_ctrl_c_at_any_moment_leaves_no_process_behind(tmp_path, mark):
         if mark in line:
             break
     demo.send_signal(signal.SIGINT)
-    _, err = demo.communicate(timeout=60)
+    _, err = finish(demo, 60)
     assert demo.returncode == 130, err
     assert "Traceback" not in err
+    assert wait_until_gone(tmp_path, 5) == []
+
+
+def test_ctrl_c_while_a_child_is_being_started_is_not_forgotten(tmp_path):
+    code = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from edge_sdk.cli.children import Children\n"
+        "os.register_at_fork(before=lambda: os.kill(os.getpid(), signal.SIGINT))\n"
+        "with Children(Path(sys.argv[1])) as children:\n"
+        "    children.start('watch', ['broker', '--port', '0'])\n"
+        "    print('went on')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60, cwd=tmp_path
+    )
+    assert "KeyboardInterrupt" in done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert "went on" not in done.stdout
     assert wait_until_gone(tmp_path, 5) == []
 
 
@@ -92,7 +121,7 @@ def test_kill_9_of_the_demo_takes_its_children_along(tmp_path):
             break
     assert len(processes_of(tmp_path)) >= 4
     demo.kill()
-    demo.communicate(timeout=60)
+    finish(demo, 60)
     assert wait_until_gone(tmp_path, 10) == []
 
 
@@ -101,7 +130,7 @@ def test_a_folder_that_is_not_the_demos_is_left_alone(tmp_path):
     folder.mkdir()
     (folder / "precious").write_text("mine")
     demo = start(tmp_path)
-    _, err = demo.communicate(timeout=60)
+    _, err = finish(demo, 60)
     assert demo.returncode == 2
     assert "--output" in err
     assert [path.name for path in folder.iterdir()] == ["precious"]
