@@ -37,9 +37,16 @@ def processes_of(folder: Path) -> list[str]:
     return found
 
 
+def heed_ctrl_c() -> None:
+    """A job started in the background of a shell ignores Ctrl-C; a user's terminal does not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(folder: Path, *options: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "edge_sdk", "demo", "--json", "--seconds", "2", *options]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c
+    )
 
 
 def finish(demo: subprocess.Popen, seconds: float) -> tuple[str, str]:
@@ -105,7 +112,12 @@ def test_ctrl_c_while_a_child_is_being_started_is_not_forgotten(tmp_path):
         "    print('went on')\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60, cwd=tmp_path
+        [sys.executable, "-c", code, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+        preexec_fn=heed_ctrl_c,
     )
     assert "KeyboardInterrupt" in done.stderr
     assert "Exception ignored" not in done.stderr
