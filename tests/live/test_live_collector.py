@@ -33,10 +33,19 @@ def sample(seq):
     )
 
 
-def edge_sdk(*arguments):
-    return subprocess.Popen(
-        [sys.executable, "-m", "edge_sdk", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+@pytest.fixture
+def edge_sdk():
+    """Starts commands; a test that fails half-way leaves none of them behind."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*arguments):
+            command = [sys.executable, "-m", "edge_sdk", *arguments]
+            child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            stack.enter_context(child)
+            stack.callback(child.kill)
+            return child
+
+        yield start
 
 
 def query(file, text):
@@ -108,22 +117,25 @@ def test_a_broker_that_is_killed_again_and_again_costs_nothing(kind, tmp_path, n
     assert publisher.link.snapshot().connects == 4
 
 
-def test_the_commands_store_and_show_what_a_device_says(broker, new_link, tmp_path, until):
+def test_the_commands_store_and_show_what_a_device_says(edge_sdk, broker, new_link, tmp_path, until):
     file = tmp_path / "t.db"
     collector = edge_sdk("collector", "--broker", broker.url, "--database", str(file), "--json")
     watch = edge_sdk("watch", "--broker", broker.url, "--json", "--count", "3")
-    raw = edge_sdk("watch", "--broker", broker.url, "--raw", "--seconds", "3")
+    raw = edge_sdk("watch", "--broker", broker.url, "--raw")
     publisher = Publisher(new_link(will=Will("edge/v1/plant/cam-7/up/status", b"{}")))
     publisher.link.open()
     assert publisher.link.wait_for_connected(10)
+    publisher.link.publish("edge/v1/plant/cam-7/down/hello", b"{}", retain=True)
+    assert raw.stdout.readline() == "edge/v1/plant/cam-7/down/hello {}\n"
     until(
         lambda: file.exists() and query(file, "SELECT name FROM sqlite_master WHERE name = 'samples'"), "the collector"
     )
     for seq in range(200):
-        if watch.poll() is not None and not publisher.held:
+        if watch.poll() is not None:
             break
         publisher.put(seq)
         time.sleep(0.05)
+    until(lambda: not publisher.held, "all receipts")
     publisher.link.publish("edge/v1/plant/cam-7/up/telemetry", b"poison")
     shown, _ = watch.communicate(timeout=10)
     lines = shown.splitlines()
@@ -131,6 +143,7 @@ def test_the_commands_store_and_show_what_a_device_says(broker, new_link, tmp_pa
     assert len(lines) == 3
     assert lines == [sample(json.loads(line)["seq"]).decode() for line in lines]
     until(lambda: query(file, "SELECT COUNT(*) FROM refused") == [(1,)], "the poison to be kept")
+    raw.send_signal(signal.SIGINT)
     everything, _ = raw.communicate(timeout=10)
     assert raw.returncode == 0
     assert f"{TOPIC} {sample(0).decode()}" in everything
@@ -148,36 +161,36 @@ def test_the_commands_store_and_show_what_a_device_says(broker, new_link, tmp_pa
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_collector_waits_for_a_broker_and_ends_at_once_on_a_signal(number, tmp_path, until):
+def test_the_collector_waits_for_a_broker_and_ends_at_once_on_a_signal(edge_sdk, number, tmp_path, until):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"mqtt://127.0.0.1:{taken.getsockname()[1]}"
-        with edge_sdk("collector", "--broker", url, "--database", str(tmp_path / "t.db")) as collector:
-            assert "storing all sites" in collector.stderr.readline()
-            collector.send_signal(number)
-            summary, _ = collector.communicate(timeout=3)
+        collector = edge_sdk("collector", "--broker", url, "--database", str(tmp_path / "t.db"))
+        assert any("storing all sites" in line for line in collector.stderr)
+        collector.send_signal(number)
+        summary, _ = collector.communicate(timeout=3)
     assert collector.returncode == 0
     assert summary.startswith("received 0, stored 0, duplicates 0, refused 0, lost 0")
 
 
-def test_watch_without_a_broker_is_a_link_error():
+def test_watch_without_a_broker_is_a_link_error(edge_sdk):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        with edge_sdk("watch", "--broker", f"mqtt://127.0.0.1:{taken.getsockname()[1]}") as watch:
-            out, said = watch.communicate(timeout=15)
+        watch = edge_sdk("watch", "--broker", f"mqtt://127.0.0.1:{taken.getsockname()[1]}")
+        out, said = watch.communicate(timeout=15)
     assert (watch.returncode, out) == (errors.LinkError.exit_code, "")
     assert said.splitlines()[-1].startswith("edge-sdk: mqtt://127.0.0.1:")
     assert "is a broker running there" in said
 
 
-def test_watch_goes_on_after_the_broker_came_back(new_link, until):
+def test_watch_goes_on_after_the_broker_came_back(edge_sdk, new_link, until):
     with contextlib.ExitStack() as stack:
         first = stack.enter_context(brokers.open_broker(port=0))
         device = new_link(url=first.url)
         device.open()
         assert device.wait_for_connected(10)
         device.publish(TOPIC, sample(4), retain=True)
-        watch = stack.enter_context(edge_sdk("watch", "--broker", first.url, "--count", "2"))
+        watch = edge_sdk("watch", "--broker", first.url, "--count", "2")
         assert " cam-7 4: " in watch.stdout.readline()
         os.kill(first.pid, signal.SIGKILL)
         first.keeper.wait(10)
@@ -197,13 +210,13 @@ def _published(link):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_watch_ends_cleanly_on_a_signal(number, broker, new_link):
+def test_watch_ends_cleanly_on_a_signal(edge_sdk, number, broker, new_link):
     link = new_link()
     link.open()
     assert link.wait_for_connected(10)
     link.publish(TOPIC, sample(1), retain=True)
-    with edge_sdk("watch", "--broker", broker.url) as watch:
-        assert " cam-7 1: " in watch.stdout.readline()
-        watch.send_signal(number)
-        out, said = watch.communicate(timeout=5)
+    watch = edge_sdk("watch", "--broker", broker.url)
+    assert " cam-7 1: " in watch.stdout.readline()
+    watch.send_signal(number)
+    out, said = watch.communicate(timeout=5)
     assert (watch.returncode, out, said) == (0, "", "")
