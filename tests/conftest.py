@@ -2,6 +2,7 @@
 
 import hashlib
 
+import hypothesis
 import numpy as np
 import onnx
 import pytest
@@ -10,6 +11,10 @@ from onnx import TensorProto, helper, numpy_helper
 from edge_sdk.records import bundle
 from edge_sdk.records.tensors import TensorSpec
 from edge_sdk.wire import bundles
+
+# A loaded machine is slow: how long an example takes says nothing about the code.
+hypothesis.settings.register_profile("loaded", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("loaded")
 
 WEIGHT = np.array([[1.0, -1.0], [2.0, 0.5], [0.0, 3.0]], np.float32)
 
