@@ -173,11 +173,11 @@ def result_text(built: BuildResult) -> str:
         words = "none at hand, not compiled (pip install 'edge_sdk[rtx]' checks without a GPU)"
     rows = {
         "made from": built.origin,
-        "precision": f"{built.precision}, ranges by {built.method} of {built.calibration_samples} samples"
+        "precision": f"{built.precision}, ranges by {built.method} of {built.samples} samples"
         if built.precision == "int8"
         else built.precision,
         built.metric: f"float {built.float_value:.2%}, bundle {built.int8_value:.2%}: {built.drop:+.2f} points lost"
-        f"{_interval_text(built)}, {built.max_drop:g} allowed ({built.samples} samples)",
+        f"{_interval_text(built)}, {built.max_drop:g} allowed ({built.evaluation_samples} samples)",
         "output SQNR": ", ".join(f"{name} {value:.1f} dB" for name, value in built.sqnr_db.items()),
         "INT8 arithmetic": f"{built.int8_compute_ratio:.1%} of the multiply-accumulates",
         "compiler": words,

@@ -69,7 +69,7 @@ def test_a_build_gives_a_bundle_that_runs_and_figures_that_are_those_of_the_bund
     verdict = checked.manifest.verdict
     assert built.digest == checked.digest
     assert (built.precision, checked.manifest.precision) == ("int8", "int8")
-    assert (built.metric, built.samples, built.calibration_samples) == ("top-1", 200, 80)
+    assert (built.metric, built.samples, built.evaluation_samples) == ("top-1", 80, 200)
     assert (
         (built.float_value, built.int8_value)
         == (verdict.float_score.value, verdict.int8_score.value)
@@ -225,7 +225,7 @@ def test_unreadable_pictures_are_left_out_counted_and_named(work):
         Image.fromarray(raw[0]).save(folder / f"{index:02}.png")
     (folder / "13.png").write_bytes(b"not a picture")
     built = build(work, calibration=folder)
-    assert built.calibration_samples == 39
+    assert built.samples == built.calibration_samples == 39
     assert built.skipped["calibration"] == {"13.png": "not an image"}
     calibration = json.loads((work / "net.edge" / "calibration.json").read_bytes())
     assert calibration["skipped"] == {"13.png": "not an image"}
@@ -359,7 +359,7 @@ def test_data_from_functions(work):
         evaluation=lambda: (({"image": row}, index % 10) for index, row in enumerate(hg.pixels(40, 2))),
         max_drop=100,
     )
-    assert (built.calibration_samples, built.samples, built.metric) == (40, 40, "top-1")
+    assert (built.samples, built.evaluation_samples, built.metric) == (40, 40, "top-1")
 
 
 def test_a_model_without_a_free_batch_axis(work):
@@ -367,4 +367,4 @@ def test_a_model_without_a_free_batch_axis(work):
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = 1
     hg.save(model, work / "net.onnx")
-    assert build(work).samples == 200
+    assert build(work).evaluation_samples == 200

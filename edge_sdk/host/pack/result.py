@@ -22,8 +22,9 @@ class BuildResult(msgspec.Struct, frozen=True, kw_only=True):
         sensitivity: the layers alone in INT8, the most harmful first; empty where plain INT8 kept the budget.
         corrections: changes to the weights that were tried.
         method: of calibration.
-        samples: evaluation samples behind the figures.
-        calibration_samples: samples behind the ranges.
+        samples: calibration samples behind the ranges; 0 where nothing was calibrated.
+        calibration_samples: the same, as it was called at first.
+        evaluation_samples: samples behind the figures.
         skipped: unreadable files and why, by data set.
         metric: as `edge_sdk.host.judge.metrics.TITLES` names it, or the user's function.
         float_value: of the float model, 0 to 1.
@@ -56,6 +57,7 @@ class BuildResult(msgspec.Struct, frozen=True, kw_only=True):
     method: str
     samples: int
     calibration_samples: int
+    evaluation_samples: int
     skipped: dict[str, dict[str, str]]
     metric: str
     float_value: float
@@ -92,8 +94,9 @@ def result_from_report(
         sensitivity=figures.sensitivity,
         corrections=figures.corrections,
         method=figures.method,
-        samples=verdict.samples,
+        samples=figures.calibration_samples,
         calibration_samples=figures.calibration_samples,
+        evaluation_samples=verdict.samples,
         skipped=figures.skipped,
         metric=verdict.metric,
         float_value=verdict.float_score.value,
