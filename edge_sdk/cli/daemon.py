@@ -43,6 +43,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="this device's name in its topics (default: the host name)")
     parser.add_argument("--port", type=int, help="HTTP port on loopback (default 8000); 0 takes any free one")
     parser.add_argument("--closing", type=Path, metavar="FILE", help="write the final counts there as JSON at the end")
+    parser.add_argument(
+        "--root",
+        type=Path,
+        default=Path("/"),
+        metavar="DIR",
+        help="sense the board whose files lie here (a simulated one)",
+    )
     parser.add_argument("--backend", help="what runs the bundles (default onnxruntime)")
 
 
@@ -54,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     notifier = Notifier(os.environ.get("NOTIFY_SOCKET"))  # noqa: TID251
     link_settings = MqttSettings(url=settings.broker, client_id=f"edge.{settings.site}.{settings.device}")
     connect = functools.partial(MqttLink, link_settings)
-    daemon = Daemon(settings, connect, clocks=clock.SystemClock(), notifier=notifier)
+    daemon = Daemon(settings, connect, clocks=clock.SystemClock(), root=arguments.root, notifier=notifier)
     with signals.Stop() as stop:
         try:
             daemon.start()

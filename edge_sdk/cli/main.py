@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "collector": ("the central collector", "edge_sdk.cli.collector:COMMAND"),
     "broker": ("an MQTT broker on loopback for trying things out", "edge_sdk.cli.broker:COMMAND"),
     "watch": ("live telemetry of the fleet", "edge_sdk.cli.watch:COMMAND"),
+    "top": ("one device live on a terminal", "edge_sdk.cli.top:COMMAND"),
     "demo": ("all of it on this machine with the shipped model", "edge_sdk.cli.demonstration:COMMAND"),
 }
 

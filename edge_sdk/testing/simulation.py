@@ -1,17 +1,24 @@
 """A board that lives: power, heat, clocks and throttling follow a load over time, in the files that sensors read.
 
 The numbers are a model, fitted to no board; every Sample of it says that it is simulated. Its energy is known exactly,
-which no real board's is.
+which no real board's is. As a command it lives until it is told to end::
+
+    python -m edge_sdk.testing.simulation /tmp/board --board orin_nano --load waves &
+    edge-sdk daemon --root /tmp/board --device sim-1
 """
 
+import argparse
 import math
 import re
-from collections.abc import Callable, Iterator
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from edge_sdk import clock
-from edge_sdk.testing.board import FakeBoard, tree_of
+from edge_sdk.testing.board import BOARDS, FakeBoard, tree_of
 
 _STEP_S = 0.02
 """Of the integration; every time constant of the model is far longer."""
@@ -201,3 +208,34 @@ def _numbers(tree: dict[str, str], pattern: str) -> dict[str, float]:
 def _voltage_of(current: str) -> str:
     """Gives the file of the voltage beside a current's: both layouts of sysfs."""
     return re.sub(r"/curr(\d)_input$", r"/in\1_input", current).replace("/in_current", "/in_voltage")
+
+
+LOADS: Mapping[str, Callable[[float], float]] = {
+    "idle": lambda _: 0.0,
+    "steady": lambda _: 0.7,
+    "full": lambda _: 1.0,
+    "waves": lambda seconds: 0.55 + 0.45 * math.sin(seconds / 4),
+    "bursts": lambda seconds: 0.95 if seconds % 3 < 1 else 0.05,
+}
+"""GPU load over time, by name."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Lives in a folder until SIGTERM or SIGINT; gives 0."""
+    parser = argparse.ArgumentParser(prog="python -m edge_sdk.testing.simulation", description="A simulated board.")
+    parser.add_argument("folder", type=Path, help="becomes the board's root folder")
+    parser.add_argument("--board", choices=BOARDS, default="orin_nano", help="(default %(default)s)")
+    parser.add_argument("--load", choices=sorted(LOADS), default="waves", help="of the GPU (default %(default)s)")
+    parser.add_argument("--limit", type=float, default=85.0, metavar="C", help="throttles from here on (default 85 °C)")
+    chosen = parser.parse_args(arguments)
+    end = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: end.set())
+    chosen.folder.mkdir(parents=True, exist_ok=True)
+    body = Body(limit_c=chosen.limit)
+    SimulatedBoard(chosen.folder, LOADS[chosen.load], clock.SystemClock(), name=chosen.board, body=body).run(end.wait)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

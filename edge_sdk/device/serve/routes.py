@@ -16,6 +16,7 @@ from edge_sdk.device.serve.served import Models
 from edge_sdk.device.serve.v2 import Request
 from edge_sdk.engines.protocol import Tensors
 from edge_sdk.records import telemetry
+from edge_sdk.wire import codec
 
 _LOG = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ POST /v2/repository/index              what could be served
 POST /v2/repository/models/MODEL/load  and /unload
 GET  /v2/systemsharedmemory/status     and POST .../region/NAME/register, /unregister
 GET  /metrics                          for Prometheus
+GET  /telemetry                        the last Sample, as it was published
 
 models: {models}
 """
@@ -110,6 +112,11 @@ class Routes:
         if path == "/metrics":
             text = prometheus.page(self._models, self._device, self._sample())
             return Answer(200, [text.encode()], prometheus.CONTENT_TYPE)
+        if path == "/telemetry":
+            sample = self._sample()
+            if sample is None:
+                return failure(503, "no Sample was taken yet; the first is due after one interval")
+            return Answer(200, [codec.to_bytes(sample)])
         if path == "":
             names = ", ".join(dict.fromkeys(model.name for model in self._models)) or "none"
             return Answer(200, [_OVERVIEW.format(models=names).encode()], "text/plain; charset=utf-8")
