@@ -6,7 +6,7 @@ from pathlib import Path
 
 from edge_sdk.cli import show
 from edge_sdk.cli.command import Command
-from edge_sdk.host.graph import audit
+from edge_sdk.host import auditing
 from edge_sdk.records.audit import Audit
 
 _SHOWN_PER_RULE = 5
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the violations; 1 when there are any."""
-    found = audit.audit_file(arguments.model)
+    found = auditing.audit_source(arguments.model)
     if arguments.json:
         show.print_json(
             {"model": str(arguments.model), "refused": found.is_refused, "rules": rule_counts(found), "audit": found}

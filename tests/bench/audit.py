@@ -11,7 +11,7 @@ from rows import Row, main
 
 from edge_sdk import errors
 from edge_sdk.engines import compilers
-from edge_sdk.host.graph import audit
+from edge_sdk.host import auditing
 
 TOOLS = (
     quantisers.OURS,
@@ -48,7 +48,7 @@ def row(entry, tool, spent):
         return Row(figure, "no compiler of NVIDIA's is installed here", "-", None, None)
     nvidia = "NVIDIA: builds" if report.ok else f"NVIDIA: refused ({report.messages[0].splitlines()[0][:90]})"
     try:
-        found = audit.audit_file(spent.output)
+        found = auditing.audit_source(spent.output)
     except errors.ModelError as error:
         return Row(figure, f"not audited: {error}", nvidia, 1.0, 0.0)
     rules = Counter(violation.rule for violation in found.violations)

@@ -12,6 +12,8 @@ from edge_sdk import errors
 from edge_sdk.cli import audit as audit_command
 from edge_sdk.cli import main
 from edge_sdk.engines import compilers
+from edge_sdk.host import auditing
+from edge_sdk.host.convert.limits import Limits
 from edge_sdk.host.graph import audit
 
 HAS_RTX = importlib.util.find_spec("tensorrt_rtx_bindings") is not None
@@ -240,7 +242,38 @@ def test_a_file_that_is_no_model_is_refused_by_name(tmp_path, content):
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(errors.ModelError):
-        audit.audit_file(file)
+        auditing.audit_source(file)
+
+
+@pytest.mark.parametrize("inline_bytes", [0, Limits().inline_bytes], ids=["kept beside", "taken in"])
+def test_weights_beside_the_model_are_audited_too(tmp_path, inline_bytes):
+    file = tmp_path / "model.onnx"
+    onnx.save_model(one_weight_scale(), file, save_as_external_data=True, location="w.bin", size_threshold=0)
+    found = auditing.audit_source(file, limits=Limits(inline_bytes=inline_bytes))
+    assert found == audit.audit_model(one_weight_scale())
+
+
+def test_a_stranger_s_file_is_opened_apart_and_reads_nothing_outside_its_folder(tmp_path, capsys):
+    file = tmp_path / "model.onnx"
+    onnx.save_model(one_weight_scale(), file, save_as_external_data=True, location="w.bin", size_threshold=0)
+    proto = onnx.load(file, load_external_data=False)
+    next(e for e in proto.graph.initializer[0].external_data if e.key == "location").value = "../../etc/passwd"
+    file.write_bytes(proto.SerializeToString())
+    assert main.run(["audit", str(file)]) == errors.UsageError.exit_code
+    assert "outside the model's folder" in capsys.readouterr().err
+    with pytest.raises(errors.ModelError, match="memory_bytes"):
+        onnx.save(lawful(), file)
+        auditing.audit_source(file, limits=Limits(memory_bytes=64 * 2**20))
+
+
+def test_operators_of_another_domain_reach_the_audit_from_a_file(tmp_path):
+    model = lawful()
+    for node in model.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            node.domain = "com.microsoft"
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    onnx.save(model, tmp_path / "model.onnx")
+    assert {v.rule for v in auditing.audit_source(tmp_path / "model.onnx").violations} == {"R7"}
 
 
 def test_the_command_counts_and_exits_1_when_a_rule_is_broken(tmp_path, capsys):

@@ -40,13 +40,15 @@ def accepted(job: Job) -> Made:
     onnx_file.check_standard(path)
     onnx_checks.check_weights(proto, path)
     target = Path(job.target)
-    if proto.ByteSize() + sum(item.length for item in stored) > job.inline_bytes:
-        return _with_weights_beside(proto, stored, origin, opset, target)
-    onnx_file.take_in(stored)
+    is_large = proto.ByteSize() + sum(item.length for item in stored) > job.inline_bytes
+    if is_large:
+        onnx_file.write_beside(stored, probe.beside(target))
+    else:
+        onnx_file.take_in(stored)
     if job.keep_quantized:
         _write(proto, target)
         return Made(origin=origin)
-    return _improved(job, proto, specs, origin, opset)
+    return _kept_large(proto, origin, opset, target) if is_large else _improved(job, proto, specs, origin, opset)
 
 
 def _improved(job: Job, proto: onnx.ModelProto, specs: tuple[TensorSpec, ...], origin: str, opset: int) -> Made:
@@ -64,18 +66,16 @@ def _improved(job: Job, proto: onnx.ModelProto, specs: tuple[TensorSpec, ...], o
     return Made(origin=origin, notes=tuple(notes))
 
 
-def _with_weights_beside(
-    proto: onnx.ModelProto, stored: list[onnx_file.Stored], origin: str, opset: int, target: Path
-) -> Made:
-    """Writes a model with weights too large to be held: its values are copied from file to file."""
+def _kept_large(proto: onnx.ModelProto, origin: str, opset: int, target: Path) -> Made:
+    """Writes a model whose weights are too large to be held, and lie beside it."""
     onnx_checks.check_no_bodies(proto.graph, proto.graph)
     if opset < RAISED_BELOW:
         raise errors.ModelError(
             f"the model has opset {opset} and weights too large to be raised to {RAISED_TO} here; export it with "
             f"opset_version={RAISED_TO}"
         )
-    onnx_file.write_beside(stored, probe.beside(target))
-    _write(proto, target)
+    plain = _plain(proto)
+    _write(plain, target)
     ort.specs_from_model(str(target))  # loads it, which maps the weights instead of reading them
     return Made(origin=origin, notes=("not cleaned: its weights are too large to be held as one message",))
 
