@@ -14,7 +14,7 @@ from edge_sdk.cli.command import Command
 from edge_sdk.link import watch
 from edge_sdk.link.protocol import Message
 from edge_sdk.records import telemetry
-from edge_sdk.wire import codec, topics
+from edge_sdk.wire import codec, compact, topics
 
 _POLL_S = 0.2
 _REDRAW_S = 0.5
@@ -132,13 +132,13 @@ class TableView:
 
 
 def json_line(message: Message) -> str:
-    """Gives the payload of a Sample as it came, on one line.
+    """Gives the payload of a Sample as it came, on one line; of a compact one its JSON.
 
     Raises:
         PayloadError: it is no Sample.
     """
-    codec.from_bytes(message.payload, telemetry.Sample)
-    payload = message.payload
+    sample = codec.from_bytes(message.payload, telemetry.Sample)
+    payload = codec.to_bytes(sample) if compact.is_compact(message.payload) else message.payload
     if b"\n" in payload or b"\r" in payload:
         payload = msgspec.json.format(payload, indent=-1)
     return payload.decode(errors="replace")

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from edge_sdk import errors
 from edge_sdk.link.protocol import Message
 from edge_sdk.records import telemetry
-from edge_sdk.wire import codec, histograms, topics
+from edge_sdk.wire import codec, compact, histograms, topics
 
 Record = telemetry.Sample | telemetry.Birth | telemetry.Status | telemetry.Event
 
@@ -78,9 +78,9 @@ def parse_message(message: Message, received_t: float) -> Arrival | Refusal:
         return _refusal(message, received_t, "size", reason)
     try:
         record: Record = codec.from_bytes(message.payload, kind)
-        text = _text(message.payload)
         if isinstance(record, telemetry.Sample):
             _check_sample(record)
+        text = _text(message.payload, record)
     except errors.PayloadError as error:
         return _refusal(message, received_t, "schema", str(error))
     if not isinstance(record, telemetry.Status) and record.device != topic.device:
@@ -123,8 +123,10 @@ def advance(mark: Mark | None, *, oldest_seq: int, dropped: int, late: int, abov
     return Mark(upto, min(_SEQ_MAX, max(0, before.lost - late) + missing))
 
 
-def _text(payload: bytes) -> str:
-    """Gives the payload as text; what the decoder skipped (unknown fields) is checked only here."""
+def _text(payload: bytes, record: Record) -> str:
+    """Gives the payload as JSON text; what the decoder skipped (unknown fields) is checked only here."""
+    if compact.is_compact(payload):
+        return codec.to_bytes(record).decode()
     if b"\0" in payload:
         raise errors.PayloadError("a NUL byte in the payload")
     try:
@@ -139,7 +141,7 @@ def _check_sample(sample: telemetry.Sample) -> None:
         raise errors.PayloadError(f"oldest_seq {sample.oldest_seq} is above the Sample's own seq {sample.seq}")
     for window in sample.models:
         if window.latency_hist:
-            histograms.from_text(window.latency_hist)
+            histograms.check_text(window.latency_hist)
 
 
 def _refusal(message: Message, received_t: float, kind: str, reason: str) -> Refusal:

@@ -168,7 +168,7 @@ class Daemon:
         sample = reports.sample(self._identity, moment, readings, windows, idle_power_w=idle_power_w)
         self._last_sample = sample
         self._seq += 1
-        self._forwarder.keep(moment.seq, codec.to_bytes(sample))
+        self._forwarder.keep(moment.seq, codec.sample_to_bytes(sample, payload=self._settings.payload))
         for news in self._sensors.take_happenings():
             self._tell(news)
         self._forwarder.send_due()
@@ -268,6 +268,7 @@ class Daemon:
             machine=self._machine,
             models=infos,
             interval_s=self._settings.interval_s,
+            payload=self._settings.payload,
         )
         try:
             self._link.publish(self._topic("status"), self._status("online"), retain=True)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -14,6 +14,7 @@ _REASON_CHARS = 300
 _KEY_CHARS, _PARTS, _GAPS = 64, 32, 64
 """Bounds of a Sample."""
 _DAY_S = 86400.0
+_SIX_DIGITS = 1e6
 
 
 class Identity(NamedTuple):
@@ -47,6 +48,7 @@ def birth(
     machine: Mapping[str, str | int | float | None],
     models: Sequence[telemetry.ModelInfo],
     interval_s: float,
+    payload: Literal["json", "compact"] = "json",
 ) -> telemetry.Birth:
     """Gives who the device is, what it serves, and what its numbers mean."""
     return telemetry.Birth(
@@ -59,6 +61,7 @@ def birth(
         models=tuple(models),
         metrics=tuple(telemetry.MetricInfo(metric.name, metric.unit) for metric in metrics.METRICS),
         interval_s=interval_s,
+        payload=payload,
     )
 
 
@@ -133,16 +136,25 @@ def sample(
         device=identity.device,
         boot=identity.boot,
         seq=moment.seq,
-        t=moment.wall_s,
-        up_s=moment.boot_s,
-        interval_s=min(moment.interval_s, _DAY_S),
+        t=round(moment.wall_s, 3),
+        up_s=round(moment.boot_s, 3),
+        interval_s=round(min(moment.interval_s, _DAY_S), 6),
         oldest_seq=moment.oldest_seq,
         dropped=moment.dropped,
         simulated=values.get("simulated") is True,
         missing=_missing(reasons, known, values),
         models=with_energy(windows, energy_j if isinstance(energy_j, float) else None),
     )
-    return msgspec.structs.replace(taken, **known)
+    return msgspec.structs.replace(taken, **{name: _short(value) for name, value in known.items()})
+
+
+def _short(value: Any) -> Any:
+    """Gives a number with the digits that a sensor can mean: six, and none after the point where there are none."""
+    if isinstance(value, dict):
+        return {name: _short(part) for name, part in value.items()}
+    if not isinstance(value, float):
+        return value
+    return int(value) if value.is_integer() and abs(value) >= _SIX_DIGITS else float(f"{value:.6g}")
 
 
 def _parts(name: str, values: Mapping[str, float | str | bool]) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """What device.toml may say."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -72,6 +72,8 @@ class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         http_connections: clients at once; each has a thread. Default 64: ten times what a device usually sees.
         spool_capacity: Samples kept until the collector has receipted them. Default 3600: an hour at one per second,
             about 8 MB of memory.
+        payload: form of the Samples: ``json``, the default, which any MQTT tool reads, or ``compact``, MessagePack at a
+            third of its size. The collector and `edge-sdk watch` read both; the birth says which it is.
         resend_s: seconds without a receipt after which a Sample is sent again. Default 15: many times what a
             collector takes to commit, so that a healthy one sees few duplicates.
         power_interval_s: seconds between two readings of the board's power inside an interval, from which its energy is
@@ -106,6 +108,7 @@ class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     http_body_bytes: Annotated[int, msgspec.Meta(ge=1024, le=2**31)] = 64 * 1024 * 1024
     http_connections: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 64
     spool_capacity: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 3600
+    payload: Literal["json", "compact"] = "json"
     resend_s: Seconds = 15.0
     power_interval_s: Seconds = 0.1
     idle_power_w: Annotated[float, msgspec.Meta(ge=0, le=10_000)] = 0.0

@@ -3,16 +3,26 @@
 Bounded on every side, tolerant of unknown fields: a newer device's Sample is read by an older collector.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
-WIRE_VERSION = 1
-"""Version of these records on the wire."""
+WIRE_VERSION = 2
+"""Version of these records on the wire. Fields are only ever added: 1 is read in full, 3 but for what it adds.
+
+2 added `Birth.payload` and the compact form of a Sample (wire/compact.py).
+"""
 
 # Python's `$` also matches before a final line break; `(?!\n)` says no to that, in JSON Schema as well.
 DeviceId = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]{1,63}$(?!\n)")]
 Boot = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{8,32}$(?!\n)")]
+# The same two in a Sample: wire/codec.py checks them, as remembering the names it has seen costs a tenth of a pattern.
+SampleDevice = Annotated[
+    str, msgspec.Meta(min_length=1, max_length=63, extra_json_schema={"pattern": r"^[a-z0-9-]{1,63}$(?!\n)"})
+]
+SampleBoot = Annotated[
+    str, msgspec.Meta(min_length=8, max_length=32, extra_json_schema={"pattern": r"^[0-9a-f]{8,32}$(?!\n)"})
+]
 Seq = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 UnixTime = Annotated[float, msgspec.Meta(ge=0, le=32503680000)]  # year 3000
@@ -37,7 +47,7 @@ class Reading(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
-class Window(msgspec.Struct, frozen=True, kw_only=True):
+class Window(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one model did during one interval: one per interval and model, never one per inference.
 
     Attributes:
@@ -70,7 +80,7 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     engine: Key = ""
 
 
-class Sample(msgspec.Struct, frozen=True, kw_only=True):
+class Sample(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One interval of one device: flat JSON, so that any MQTT tool can use it as it is.
 
     (device, boot, seq) is unique, so gaps and duplicates can be counted. A sensor that could not be read is null
@@ -81,8 +91,8 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     v: Annotated[int, msgspec.Meta(ge=1, le=1000)]
-    device: DeviceId
-    boot: Boot
+    device: SampleDevice
+    boot: SampleBoot
     seq: Seq
     t: UnixTime
     up_s: Annotated[float, msgspec.Meta(ge=0)]
@@ -146,7 +156,11 @@ class ModelInfo(msgspec.Struct, frozen=True):
 
 
 class Birth(msgspec.Struct, frozen=True, kw_only=True):
-    """Retained: who the device is and what its numbers mean."""
+    """Retained: who the device is and what its numbers mean.
+
+    `payload` is the form of its Samples, so that whoever listens knows before the first one: ``json``, or ``compact``
+    (MessagePack, wire/compact.py). Both can be told apart by their first byte.
+    """
 
     v: Annotated[int, msgspec.Meta(ge=1, le=1000)]
     device: DeviceId
@@ -157,6 +171,7 @@ class Birth(msgspec.Struct, frozen=True, kw_only=True):
     models: Annotated[tuple[ModelInfo, ...], msgspec.Meta(max_length=64)]
     metrics: Annotated[tuple[MetricInfo, ...], msgspec.Meta(max_length=256)]
     interval_s: float
+    payload: Literal["json", "compact"] = "json"
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):

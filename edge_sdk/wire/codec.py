@@ -1,11 +1,14 @@
-"""Telemetry records as JSON bytes and back: size first, then a validating decode, then what types can't say."""
+"""Telemetry records as bytes and back: size first, then a validating decode, then what types can't say."""
 
+import functools
+import re
 from typing import TypeVar
 
 import msgspec
 
 from edge_sdk import errors
 from edge_sdk.records import telemetry
+from edge_sdk.wire import compact
 
 MAX_PAYLOAD_BYTES = 64 * 1024
 """A Sample is about 1 kB; 64 models with histograms stay below this. Larger payloads are refused unread."""
@@ -35,19 +38,44 @@ def to_bytes(record: msgspec.Struct) -> bytes:
     return _ENCODER.encode(record)
 
 
+def sample_to_bytes(sample: telemetry.Sample, *, payload: str) -> bytes:
+    """Gives a Sample in the form that its device's birth names: ``json`` or ``compact``."""
+    return compact.to_bytes(sample) if payload == "compact" else to_bytes(sample)
+
+
 def from_bytes(payload: bytes, kind: type[_Record]) -> _Record:
-    """Gives the record in `payload`.
+    """Gives the record in `payload`; a Sample may come in either form.
 
     Raises:
-        PayloadError: too large, not JSON, not that record, or a value outside its bounds.
+        PayloadError: too large, not JSON (or, for a Sample, MessagePack), not that record, or a value outside its
+            bounds.
     """
     if len(payload) > MAX_PAYLOAD_BYTES:
         raise errors.PayloadError(f"payload of {len(payload)} bytes; at most {MAX_PAYLOAD_BYTES} are read")
     try:
-        record = _DECODERS[kind].decode(payload)
+        is_compact = kind is telemetry.Sample and compact.is_compact(payload)
+        record = compact.from_bytes(payload).sample if is_compact else _DECODERS[kind].decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise errors.PayloadError(f"not a {kind.__name__}: {error}") from error
-    if b"\\u0000" in payload:
+    if not is_compact and b"\\" in payload and b"\\u0000" in payload:
         raise errors.PayloadError(f"not a {kind.__name__}: a NUL character in a string")
+    if isinstance(record, telemetry.Sample) and not (_is_device(record.device) and _is_boot(record.boot)):
+        raise errors.PayloadError(
+            f"not a Sample: device {record.device!r} must match {_DEVICE.pattern}, boot {record.boot!r} {_BOOT.pattern}"
+        )
     assert isinstance(record, kind)
     return record
+
+
+_DEVICE = re.compile(r"[a-z0-9-]{1,63}")
+_BOOT = re.compile(r"[0-9a-f]{8,32}")
+
+
+@functools.lru_cache(maxsize=65536)
+def _is_device(text: str) -> bool:
+    return _DEVICE.fullmatch(text) is not None
+
+
+@functools.lru_cache(maxsize=65536)
+def _is_boot(text: str) -> bool:
+    return _BOOT.fullmatch(text) is not None

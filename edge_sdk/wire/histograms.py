@@ -44,6 +44,45 @@ def to_text(histogram: histograms.Histogram) -> str:
     return base64.b64encode(out).decode("ascii")
 
 
+def bytes_from_text(text: str) -> bytes:
+    """Gives what the base64 stands for, unchecked.
+
+    Raises:
+        PayloadError: not base64.
+    """
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError as error:  # binascii.Error is one
+        raise errors.PayloadError(f"not a histogram: {error}") from error
+
+
+def text_from_bytes(raw: bytes) -> str:
+    """Gives the inverse of `bytes_from_text`."""
+    return binascii.b2a_base64(raw, newline=False).decode("ascii")
+
+
+def check_text(text: str) -> None:
+    """Lets pass what `from_text` reads; most of it at a tenth of the cost, as no list of counts is made.
+
+    Raises:
+        PayloadError: what `from_text` says of it.
+    """
+    raw = bytes_from_text(text)
+    at = 0
+    for _ in range(4):  # scale, zero count, offset, and in raw[at - 1] at last the number of buckets
+        while at < len(raw) and raw[at] > 127:
+            at += 1
+        at += 1
+    if at > len(raw) or at > 12 or raw[0] > 40 or (at > 1 and raw[at - 2] > 127) or not raw[at:].isascii():
+        from_text(text)  # a number of several bytes, or wrong
+        return
+    first, *runs = raw[at:].split(b"\0")
+    # After the 0 of a run of empty buckets its length, then one byte for each bucket that is not empty.
+    size = len(first) + sum([run[0] + len(run) - 1 if run else MAX_BUCKETS for run in runs])
+    if size != raw[at - 1]:
+        from_text(text)
+
+
 def from_text(text: str) -> histograms.Histogram:
     """Gives the Histogram that `text` carries.
 
