@@ -8,7 +8,6 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -17,7 +16,9 @@ from edge_sdk import clock, errors
 from edge_sdk.collector import ingest
 from edge_sdk.collector.backlog import Backlog, Waiting
 from edge_sdk.collector.settings import CollectorSettings
-from edge_sdk.collector.store.sqlite import EventRow, RefusedRow, SampleRow, SqliteStore, StateRow
+from edge_sdk.collector.store import opening
+from edge_sdk.collector.store.housekeeping import Housekeeper
+from edge_sdk.collector.store.rows import EventRow, RefusedRow, Retention, SampleRow, StateRow
 from edge_sdk.link.protocol import Link, Message
 from edge_sdk.records import telemetry
 from edge_sdk.wire import codec, topics
@@ -133,7 +134,10 @@ class Collector:
         Raises:
             SettingsError: the database can't be used.
         """
-        self._store = SqliteStore(Path(self._settings.database), refused_kept=self._settings.refused_kept)
+        self._store = opening.open_store(self._settings.database, refused_kept=self._settings.refused_kept)
+        settings = self._settings
+        retention = Retention(settings.raw_days, settings.minute_days, settings.hour_days)
+        self._housekeeper = Housekeeper(self._store, retention, self._clock)
         self._devices = self._store.devices()
         self._counts["lost"] = self._store.lost()
         self._link.subscribe(topics.up(self._settings.site or "+", "+", "+"), self._take)
@@ -189,6 +193,8 @@ class Collector:
                     self._store_batch(_sorted(waiting))
                     self._count(taken=-len(waiting))
                 self._send_receipts()
+                if len(self._backlog) < self._settings.batch_records:
+                    self._housekeeper.run_if_due()
         finally:
             self._store.close()
 
@@ -215,9 +221,12 @@ class Collector:
         lost = 0
         receipts: dict[_Boot, _Owed] = {}
         with store.transaction():
-            marks = {boot: _mark(store.mark(*boot)) for boot in batch.said}
+            known = store.marks(batch.said)
+            marks = {boot: _mark(known[boot]) for boot in batch.said}
             is_new = store.add_samples(batch.samples)
             late = _late(batch.samples, is_new, marks)
+            above = store.seqs_above({boot: mark.upto if mark else -1 for boot, mark in marks.items()})
+            reached: dict[tuple[str, str], tuple[int, int]] = {}
             for boot, said in batch.said.items():
                 before = marks[boot]
                 mark = ingest.advance(
@@ -225,17 +234,19 @@ class Collector:
                     oldest_seq=said.oldest_seq,
                     dropped=said.dropped,
                     late=late[boot],
-                    above=store.seqs_above(*boot, before.upto if before else -1),
+                    above=above[boot],
                 )
-                store.set_mark(*boot, *mark)
+                reached[boot] = mark
                 lost += mark.lost - (before.lost if before else 0)
                 receipts[boot] = _Owed(said.site, mark.upto)
+            store.set_marks(reached)
             store.put_states(batch.states)
             store.add_events(batch.events)
             store.add_refused(batch.refused)
         return _Outcome(sum(is_new), lost, receipts)
 
     def _note(self, batch: _Batch, outcome: _Outcome) -> None:
+        self._housekeeper.note_stored(outcome.stored)
         self._count(
             stored=outcome.stored,
             duplicates=len(batch.samples) - outcome.stored,

@@ -22,7 +22,7 @@ class CollectorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
         cert_file: our own certificate for mutual TLS, likewise; goes with `key_file`.
         key_file: its private key, likewise.
         database: the SQLite file, made if it is not there; relative to the settings file. Default ``telemetry.db``
-            in the working folder.
+            in the working folder. ``postgresql://USER@HOST/NAME`` for PostgreSQL, which several collectors can share.
         site: collect only this site; None, the default, collects all of the broker's.
         batch_records: most messages in one transaction. Default 500: at that size the disk's sync costs less than
             the rows.
@@ -33,6 +33,9 @@ class CollectorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
         retry_s: seconds until a batch that the database did not take is tried again. Default 0.5.
         refused_kept: refused messages kept as they came, the first of each database; the rest is only counted.
             Default 1000.
+        raw_days: days for which every Sample is kept as it came. Default 7.
+        minute_days: days for which every point is kept packed by the minute, histograms merged. Default 60.
+        hour_days: days for which hours are kept. Default 1830, five years.
     """
 
     broker: str = "mqtt://127.0.0.1:1883"
@@ -49,6 +52,9 @@ class CollectorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     queue_bytes: Annotated[int, msgspec.Meta(ge=65536, le=2**34)] = 32 * 2**20
     retry_s: Annotated[float, msgspec.Meta(gt=0, le=60)] = 0.5
     refused_kept: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 1000
+    raw_days: Annotated[float, msgspec.Meta(gt=0, le=36500)] = 7.0
+    minute_days: Annotated[float, msgspec.Meta(gt=0, le=36500)] = 60.0
+    hour_days: Annotated[float, msgspec.Meta(gt=0, le=36500)] = 1830.0
 
     def __repr__(self) -> str:
         fields = ((name, getattr(self, name)) for name in self.__struct_fields__)

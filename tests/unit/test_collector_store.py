@@ -7,8 +7,9 @@ import threading
 import pytest
 
 from edge_sdk import errors
-from edge_sdk.collector.store import sqlite
-from edge_sdk.collector.store.sqlite import EventRow, RefusedRow, SampleRow, SqliteStore, StateRow
+from edge_sdk.collector.store import schema
+from edge_sdk.collector.store.rows import EventRow, RefusedRow, SampleRow, StateRow
+from edge_sdk.collector.store.sqlite import SqliteStore
 
 
 @pytest.fixture
@@ -64,11 +65,12 @@ def test_marks_and_the_records_above_them(store):
     with store.transaction():
         store.add_samples(rows(5, 2, 9, 1))
         store.add_samples(rows(7, boot="11c0ffee"))
-        assert store.mark("cam-7", "00c0ffee") is None
-        store.set_mark("cam-7", "00c0ffee", 1, 1)
-        store.set_mark("cam-8", "00c0ffee", 3, 2**63 - 1)
-    assert store.mark("cam-7", "00c0ffee") == (1, 1)
-    assert list(store.seqs_above("cam-7", "00c0ffee", 1)) == [2, 5, 9]
+        key = ("cam-7", "00c0ffee")
+        assert store.marks([key]) == {key: None}
+        store.set_marks({key: (1, 1), ("cam-8", "00c0ffee"): (3, 2**63 - 1)})
+    with store.transaction():
+        assert store.marks([key]) == {key: (1, 1)}
+        assert list(store.seqs_above({key: 1})[key]) == [2, 5, 9]
     assert store.devices() == {"cam-7", "cam-8"}
     assert store.lost() == 2**63
 
@@ -152,9 +154,9 @@ def test_another_programs_database_is_refused_and_not_touched(file):
 def test_a_newer_schema_is_refused_and_not_touched(file):
     SqliteStore(file).close()
     with contextlib.closing(sqlite3.connect(file)) as db:
-        db.execute(f"PRAGMA user_version = {sqlite.SCHEMA_VERSION + 1}")
+        db.execute(f"PRAGMA user_version = {schema.SCHEMA_VERSION + 1}")
     before = file.read_bytes()
-    with pytest.raises(errors.SettingsError, match="update edge_sdk"):
+    with pytest.raises(errors.SettingsError, match="update it"):
         SqliteStore(file)
     assert file.read_bytes() == before
 
@@ -165,7 +167,7 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path):
 
 
 def test_the_store_may_be_used_by_another_thread_than_the_one_that_opened_it(store):
-    thread = threading.Thread(target=lambda: list(store.seqs_above("a", "b", 0)))
+    thread = threading.Thread(target=store.devices)
     thread.start()
     thread.join()
     with store.transaction():

@@ -7,118 +7,19 @@ import contextlib
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from edge_sdk import errors
+from edge_sdk.collector.store import rolling, schema
+from edge_sdk.collector.store.rows import BootKey, Retention
+from edge_sdk.collector.store.writing import NewRow, Source, SqlWriting
 
-SCHEMA_VERSION = 1
 _APPLICATION_ID = 0x45444745  # "EDGE"; tells our files from other programs'
 _BUSY_S = 1.0  # short, so that the collector ends in time while another program holds the database
-
-_SCHEMA = """
-CREATE TABLE samples (
-    id INTEGER PRIMARY KEY,
-    device TEXT NOT NULL,
-    site TEXT NOT NULL,
-    boot TEXT NOT NULL,
-    seq INTEGER NOT NULL,
-    t REAL NOT NULL,
-    received_t REAL NOT NULL,
-    payload TEXT NOT NULL,
-    UNIQUE (device, boot, seq)
-);
-CREATE INDEX samples_by_device ON samples (device, t);
-CREATE INDEX samples_by_site ON samples (site, t);
-CREATE TABLE marks (
-    device TEXT NOT NULL,
-    boot TEXT NOT NULL,
-    upto INTEGER NOT NULL,
-    lost INTEGER NOT NULL,
-    PRIMARY KEY (device, boot)
-) WITHOUT ROWID;
-CREATE TABLE states (
-    site TEXT NOT NULL,
-    device TEXT NOT NULL,
-    kind TEXT NOT NULL,
-    boot TEXT NOT NULL,
-    t REAL NOT NULL,
-    received_t REAL NOT NULL,
-    payload TEXT NOT NULL,
-    PRIMARY KEY (site, device, kind)
-) WITHOUT ROWID;
-CREATE TABLE events (
-    id INTEGER PRIMARY KEY,
-    site TEXT NOT NULL,
-    device TEXT NOT NULL,
-    boot TEXT NOT NULL,
-    t REAL NOT NULL,
-    received_t REAL NOT NULL,
-    payload TEXT NOT NULL,
-    UNIQUE (device, boot, t, payload)
-);
-CREATE TABLE refused (
-    id INTEGER PRIMARY KEY,
-    topic TEXT NOT NULL,
-    kind TEXT NOT NULL,
-    reason TEXT NOT NULL,
-    size_bytes INTEGER NOT NULL,
-    payload BLOB NOT NULL,
-    received_t REAL NOT NULL
-);
-CREATE TABLE refused_counts (
-    kind TEXT PRIMARY KEY,
-    count INTEGER NOT NULL
-) WITHOUT ROWID;
-"""
+_KEYS_AT_ONCE = 400  # pairs in one question; SQLite before 3.32 takes 999 values
 
 
-class SampleRow(NamedTuple):
-    """One Sample as it is stored."""
-
-    device: str
-    site: str
-    boot: str
-    seq: int
-    t: float
-    received_t: float
-    payload: str
-
-
-class StateRow(NamedTuple):
-    """The latest status or birth of a device (`kind`)."""
-
-    site: str
-    device: str
-    kind: str
-    boot: str
-    t: float
-    received_t: float
-    payload: str
-
-
-class EventRow(NamedTuple):
-    """One event."""
-
-    site: str
-    device: str
-    boot: str
-    t: float
-    received_t: float
-    payload: str
-
-
-class RefusedRow(NamedTuple):
-    """One message that was refused."""
-
-    topic: str
-    kind: str
-    reason: str
-    size_bytes: int
-    payload: bytes
-    received_t: float
-
-
-class SqliteStore:
+class SqliteStore(SqlWriting):
     """One database file. Used by one thread at a time."""
 
     def __init__(self, file: Path, *, refused_kept: int = 1000) -> None:
@@ -129,9 +30,10 @@ class SqliteStore:
             refused_kept: most refused messages that are kept as they came.
 
         Raises:
-            SettingsError: it can't be opened, is no SQLite file, another program's, or a newer edge_sdk's.
+            SettingsError: it can't be opened, is no SQLite file, another program's, or of another schema.
         """
-        self._refused_kept = refused_kept
+        super().__init__(refused_kept=refused_kept)
+        self._file = file
         try:
             self._db = sqlite3.connect(file, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
         except sqlite3.Error as error:
@@ -163,85 +65,144 @@ class SqliteStore:
         except sqlite3.Error as error:
             raise errors.StoreError(f"the database did not take a batch: {error}") from error
         finally:
+            self._known.clear()
             self._roll_back()
 
-    def add_samples(self, rows: Sequence[SampleRow]) -> list[bool]:
-        """Stores Samples; gives for each whether it was new."""
-        columns = "device, site, boot, seq, t, received_t, payload"
-        statement = f"INSERT OR IGNORE INTO samples ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)"  # noqa: S608  # constants
-        return [self._db.execute(statement, row).rowcount == 1 for row in rows]
+    def rows(self, query: str, values: Sequence[Any] = ()) -> Sequence[tuple[Any, ...]]:
+        """Gives the rows that a query answers."""
+        return self._db.execute(query, values).fetchall()
 
-    def put_states(self, rows: Sequence[StateRow]) -> None:
-        """Stores the latest status and birth of devices."""
-        self._db.executemany("INSERT OR REPLACE INTO states VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
-
-    def add_events(self, rows: Sequence[EventRow]) -> None:
-        """Stores events; one that came twice is kept once."""
-        statement = (
-            "INSERT OR IGNORE INTO events (site, device, boot, t, received_t, payload) VALUES (?, ?, ?, ?, ?, ?)"
-        )
+    def write(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Runs a statement once for each row."""
         self._db.executemany(statement, rows)
 
-    def add_refused(self, rows: Sequence[RefusedRow]) -> None:
-        """Counts refused messages, and keeps the first ones."""
-        count = "INSERT INTO refused_counts VALUES (?, 1) ON CONFLICT (kind) DO UPDATE SET count = count + 1"
-        self._db.executemany(count, [(row.kind,) for row in rows])
-        room = self._refused_kept - self._number("SELECT COUNT(*) FROM refused") if rows else 0
-        statement = (
-            "INSERT INTO refused (topic, kind, reason, size_bytes, payload, received_t) VALUES (?, ?, ?, ?, ?, ?)"
+    def roll_up(self, *, limit: int) -> int:
+        """Folds up to `limit` stored Samples into minutes and hours; gives how many.
+
+        Raises:
+            StoreError: the database did not take it; nothing was changed.
+        """
+        with self.transaction():
+            found = self.rows(
+                "SELECT r.id, s.device, r.t, r.payload FROM sample_rows AS r JOIN sources AS s ON s.id = r.source "
+                "WHERE r.id > (SELECT value FROM progress WHERE name = 'rolled') ORDER BY r.id LIMIT ?",
+                (limit,),
+            )
+            if found:
+                rolling.fold(self, [(device, t, payload) for _, device, t, payload in found])
+                self.write("UPDATE progress SET value = ? WHERE name = 'rolled'", [(found[-1][0],)])
+        return len(found)
+
+    def prune(self, retention: Retention, now_s: float, *, limit: int) -> int:
+        """Deletes up to `limit` rows of each resolution that are past their time; gives how many.
+
+        Raises:
+            StoreError: the database did not take it; nothing was changed.
+        """
+        with self.transaction():
+            oldest = self.rows(
+                "SELECT id, source, seq, received_t FROM sample_rows "
+                "WHERE id <= (SELECT value FROM progress WHERE name = 'rolled') ORDER BY id LIMIT ?",
+                (limit,),
+            )
+            cutoff_s = now_s - retention.raw_days * 86400
+            past = []
+            for number, source, seq, received_t in oldest:
+                if received_t >= cutoff_s:
+                    break
+                past.append((number, source, seq))
+            rolling.close_gaps(self, [(source, seq) for _, source, seq in past])
+            self.write("DELETE FROM sample_rows WHERE id = ?", [(number,) for number, _, _ in past])
+            return len(past) + rolling.prune_chunks(self, retention, now_s, limit=limit)
+
+    def _sources(self, boots: Sequence[tuple[str, str, str]]) -> dict[BootKey, Source]:
+        known: dict[BootKey, Source] = {}
+        for device, boot, site in boots:
+            found = self._source(device, boot)
+            if found is None:
+                self._db.execute("INSERT INTO sources (device, boot, site) VALUES (?, ?, ?)", (device, boot, site))
+                found = self._source(device, boot)
+                assert found is not None
+            known[device, boot] = found
+        return known
+
+    def _source(self, device: str, boot: str) -> Source | None:
+        row = self._db.execute(
+            "SELECT id, newest_seq, pruned_upto, upto, lost FROM sources WHERE device = ? AND boot = ?", (device, boot)
+        ).fetchone()
+        if row is None:
+            return None
+        number, newest_seq, pruned_upto, upto, lost = row
+        return Source(number, newest_seq, pruned_upto, None if upto is None else (upto, lost))
+
+    def _stored_among(self, keys: Sequence[tuple[int, int]]) -> set[tuple[int, int]]:
+        found: set[tuple[int, int]] = set()
+        for start in range(0, len(keys), _KEYS_AT_ONCE):
+            some = keys[start : start + _KEYS_AT_ONCE]
+            places = ", ".join(["(?, ?)"] * len(some))
+            found.update(
+                self._db.execute(
+                    f"SELECT source, seq FROM sample_rows WHERE (source, seq) IN (VALUES {places})",  # noqa: S608  # places only
+                    [value for key in some for value in key],
+                )
+            )
+        return found
+
+    def _insert(self, rows: Sequence[NewRow]) -> None:
+        self._db.executemany(
+            "INSERT INTO sample_rows (source, seq, t, received_t, payload) VALUES (?, ?, ?, ?, ?)", rows
         )
-        self._db.executemany(statement, rows[: max(0, room)])
-
-    def mark(self, device: str, boot: str) -> tuple[int, int] | None:
-        """Gives (upto, lost) of one boot, or None if nothing is known of it."""
-        found = self._db.execute("SELECT upto, lost FROM marks WHERE device = ? AND boot = ?", (device, boot))
-        row: tuple[int, int] | None = found.fetchone()
-        return row
-
-    def set_mark(self, device: str, boot: str, upto: int, lost: int) -> None:
-        """Stores how far the records of one boot have arrived."""
-        self._db.execute("INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?)", (device, boot, upto, lost))
-
-    def seqs_above(self, device: str, boot: str, upto: int) -> Iterator[int]:
-        """Gives the stored sequence numbers of one boot above `upto`, ascending."""
-        found = self._db.execute(
-            "SELECT seq FROM samples WHERE device = ? AND boot = ? AND seq > ? ORDER BY seq", (device, boot, upto)
-        )
-        return (row[0] for row in found)
-
-    def devices(self) -> set[str]:
-        """Gives the devices of which there are Samples."""
-        return {row[0] for row in self._db.execute("SELECT DISTINCT device FROM marks")}
-
-    def lost(self) -> int:
-        """Gives how many Samples of all devices are lost."""
-        # Summed here: SQLite's own sum fails beyond 63 bits, which a device that lies can reach.
-        return sum(row[0] for row in self._db.execute("SELECT lost FROM marks WHERE lost > 0"))
 
     def _prepare(self, file: Path) -> None:
-        version = self._number("PRAGMA user_version")
-        if version > SCHEMA_VERSION:
-            raise _unusable(file, f"it has schema {version}, this edge_sdk knows {SCHEMA_VERSION}; update edge_sdk")
-        is_empty = self._number("SELECT COUNT(*) FROM sqlite_master") == 0
-        if not is_empty and self._number("PRAGMA application_id") != _APPLICATION_ID:
+        version = self.number("PRAGMA user_version")
+        is_empty = self.number("SELECT COUNT(*) FROM sqlite_master") == 0
+        if not is_empty and self.number("PRAGMA application_id") != _APPLICATION_ID:
             raise _unusable(file, "it is another program's")
+        if version > schema.SCHEMA_VERSION:
+            raise _unusable(file, f"it has schema {version}, this edge_sdk knows {schema.SCHEMA_VERSION}; update it")
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute("PRAGMA journal_size_limit = 67108864")
         if is_empty:
             self._db.executescript(
-                f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA application_id = {_APPLICATION_ID}; "
-                f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+                f"BEGIN IMMEDIATE; {schema.SQLITE} PRAGMA application_id = {_APPLICATION_ID}; "
+                f"PRAGMA user_version = {schema.SCHEMA_VERSION}; COMMIT;"
             )
-
-    def _number(self, query: str) -> int:
-        return int(self._db.execute(query).fetchone()[0])
+        elif version < schema.SCHEMA_VERSION:
+            self._db.executescript(
+                f"BEGIN IMMEDIATE; {_OLDER} {schema.SQLITE} {_FROM_OLDER} "
+                f"PRAGMA user_version = {schema.SCHEMA_VERSION}; COMMIT;"
+            )
 
     def _roll_back(self) -> None:
         """Ends a transaction that was not committed."""
         if self._db.in_transaction:
             with contextlib.suppress(sqlite3.Error):  # SQLite has rolled back already, after a full disk for example
                 self._db.execute("ROLLBACK")
+
+
+_OLDER = "".join(
+    f"ALTER TABLE {name} RENAME TO old_{name};"
+    for name in ("samples", "marks", "states", "events", "refused", "refused_counts")
+)
+_FROM_OLDER = """
+INSERT INTO sources (device, boot, site) SELECT device, boot, MAX(site) FROM old_samples GROUP BY device, boot;
+INSERT INTO sources (device, boot, site) SELECT device, boot, '' FROM old_marks WHERE 1 ON CONFLICT DO NOTHING;
+UPDATE sources SET (upto, lost) = (SELECT upto, lost FROM old_marks AS m WHERE m.device = sources.device
+    AND m.boot = sources.boot) WHERE EXISTS (SELECT 1 FROM old_marks AS m WHERE m.device = sources.device
+    AND m.boot = sources.boot);
+INSERT INTO sample_rows (source, seq, t, received_t, payload) SELECT s.id, o.seq, o.t, o.received_t, o.payload
+    FROM old_samples AS o JOIN sources AS s ON s.device = o.device AND s.boot = o.boot ORDER BY o.id;
+UPDATE sources SET newest_seq = COALESCE((SELECT MAX(seq) FROM sample_rows WHERE source = sources.id), -1);
+INSERT INTO devices SELECT s.device, s.site, s.id, r.seq, MAX(r.t) FROM sample_rows AS r JOIN sources AS s
+    ON s.id = r.source GROUP BY s.device;
+INSERT INTO states SELECT * FROM old_states;
+INSERT INTO events SELECT * FROM old_events;
+INSERT INTO refused SELECT * FROM old_refused;
+INSERT INTO refused_counts SELECT * FROM old_refused_counts;
+DROP TABLE old_samples; DROP TABLE old_marks; DROP TABLE old_states; DROP TABLE old_events; DROP TABLE old_refused;
+DROP TABLE old_refused_counts;
+"""
 
 
 def _unusable(file: Path, reason: str) -> errors.SettingsError:

@@ -1,0 +1,201 @@
+"""What storing means in any SQL database: which Sample is new, what a device's newest is, marks, events, refusals."""
+
+import abc
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from edge_sdk.collector.store.rows import BootKey, EventRow, Mark, RefusedRow, SampleRow, StateRow
+
+_SEQS_AT_ONCE = 1000
+
+
+class Source(NamedTuple):
+    """One boot of one device in the database.
+
+    Attributes:
+        number: its row.
+        newest_seq: highest sequence number stored so far; only at or below it a Sample can be a duplicate.
+        pruned_upto: highest sequence number whose row was deleted for its age; what comes again at or below is old.
+        mark: (upto, lost), None before the first.
+    """
+
+    number: int
+    newest_seq: int
+    pruned_upto: int
+    mark: Mark | None
+
+
+class NewRow(NamedTuple):
+    """A Sample that was not stored before."""
+
+    source: int
+    seq: int
+    t: float
+    received_t: float
+    payload: str
+
+
+class SqlWriting(abc.ABC):
+    """The writing half of a store. What is read of sources is kept until the transaction ends."""
+
+    def __init__(self, *, refused_kept: int) -> None:
+        self._refused_kept = refused_kept
+        self._known: dict[BootKey, Source] = {}
+
+    @abc.abstractmethod
+    def rows(self, query: str, values: Sequence[Any] = ()) -> Sequence[tuple[Any, ...]]:
+        """Gives the rows that a query with ``?`` for its values answers."""
+
+    @abc.abstractmethod
+    def write(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Runs a statement with ``?`` once for each row."""
+
+    @abc.abstractmethod
+    def _sources(self, boots: Sequence[tuple[str, str, str]]) -> dict[BootKey, Source]:
+        """Gives the sources of (device, boot, site), made where there is none; holds them until the commit."""
+
+    @abc.abstractmethod
+    def _stored_among(self, keys: Sequence[tuple[int, int]]) -> set[tuple[int, int]]:
+        """Gives which of these (source, seq) are stored."""
+
+    @abc.abstractmethod
+    def _insert(self, rows: Sequence[NewRow]) -> None:
+        """Stores rows that are new."""
+
+    def marks(self, boots: Iterable[BootKey]) -> dict[BootKey, Mark | None]:
+        """Gives how far each boot has got (None: nothing is known of it)."""
+        wanted = list(boots)
+        self._learn((device, boot, "") for device, boot in wanted)
+        return {key: self._known[key].mark for key in wanted}
+
+    def add_samples(self, rows: Sequence[SampleRow]) -> list[bool]:
+        """Stores Samples; gives for each whether it was new."""
+        self._learn((row.device, row.boot, row.site) for row in rows)
+        known = self._known
+        maybe = [
+            (source.number, row.seq)
+            for row in rows
+            if (source := known[row.device, row.boot]).pruned_upto < row.seq <= source.newest_seq
+        ]
+        seen = self._stored_among(maybe) if maybe else set()
+        is_new: list[bool] = []
+        fresh: list[NewRow] = []
+        for device, _, boot, seq, t, received_t, payload in rows:
+            source = known[device, boot]
+            key = source.number, seq
+            new = seq > source.pruned_upto and key not in seen
+            is_new.append(new)
+            if new:
+                seen.add(key)
+                fresh.append(NewRow(source.number, seq, t, received_t, payload))
+        if fresh:
+            self._insert(fresh)
+            self._note_newest([row for row, new in zip(rows, is_new, strict=True) if new])
+        return is_new
+
+    def set_marks(self, marks: Mapping[BootKey, Mark]) -> None:
+        """Stores how far the records of boots have arrived."""
+        self._learn((device, boot, "") for device, boot in marks)
+        self.write(
+            "UPDATE sources SET upto = ?, lost = ? WHERE id = ?",
+            [(*mark, self._known[key].number) for key, mark in marks.items()],
+        )
+
+    def seqs_above(self, uptos: Mapping[BootKey, int]) -> dict[BootKey, Iterator[int]]:
+        """Gives by boot the stored sequence numbers above a number, ascending, read as far as they are asked for."""
+        self._learn((device, boot, "") for device, boot in uptos)
+        return {key: self._seqs(self._known[key].number, upto) for key, upto in uptos.items()}
+
+    def _seqs(self, source: int, upto: int) -> Iterator[int]:
+        while True:
+            found = self.rows(
+                "SELECT seq FROM sample_rows WHERE source = ? AND seq > ? ORDER BY seq LIMIT ?",
+                (source, upto, _SEQS_AT_ONCE),
+            )
+            yield from (row[0] for row in found)
+            if len(found) < _SEQS_AT_ONCE:
+                return
+            upto = found[-1][0]
+
+    def put_states(self, rows: Sequence[StateRow]) -> None:
+        """Stores the latest status and birth of devices."""
+        last = {(row.site, row.device, row.kind): row for row in rows}
+        self.write(
+            "INSERT INTO states (site, device, kind, boot, t, received_t, payload) VALUES (?, ?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT (site, device, kind) DO UPDATE SET boot = excluded.boot, t = excluded.t, "
+            "received_t = excluded.received_t, payload = excluded.payload",
+            [last[key] for key in sorted(last)],
+        )
+
+    def add_events(self, rows: Sequence[EventRow]) -> None:
+        """Stores events; one that came twice is kept once."""
+        self.write(
+            "INSERT INTO events (site, device, boot, t, received_t, payload) VALUES (?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT DO NOTHING",
+            rows,
+        )
+
+    def add_refused(self, rows: Sequence[RefusedRow]) -> None:
+        """Counts refused messages, and keeps the first ones."""
+        if not rows:
+            return
+        counts: dict[str, int] = defaultdict(int)
+        for row in rows:
+            counts[row.kind] += 1
+        self.write(
+            "INSERT INTO refused_counts (kind, count) VALUES (?, ?) "
+            "ON CONFLICT (kind) DO UPDATE SET count = refused_counts.count + excluded.count",
+            sorted(counts.items()),
+        )
+        room = self._refused_kept - self.number("SELECT COUNT(*) FROM refused")
+        self.write(
+            "INSERT INTO refused (topic, kind, reason, size_bytes, payload, received_t) VALUES (?, ?, ?, ?, ?, ?)",
+            rows[: max(0, room)],
+        )
+
+    def devices(self) -> set[str]:
+        """Gives the devices of which there are Samples."""
+        return {row[0] for row in self.rows("SELECT DISTINCT device FROM sources WHERE upto IS NOT NULL")}
+
+    def lost(self) -> int:
+        """Gives how many Samples of all devices are lost."""
+        # Summed here: a database's own sum may fail beyond 63 bits, which a device that lies can reach.
+        return sum(row[0] for row in self.rows("SELECT lost FROM sources WHERE lost > 0"))
+
+    def number(self, query: str, values: Sequence[Any] = ()) -> int:
+        """Gives the one number that a query answers."""
+        return int(self.rows(query, values)[0][0])
+
+    def _learn(self, boots: Iterable[tuple[str, str, str]]) -> None:
+        sites = {(device, boot): site for device, boot, site in boots}
+        missing = sorted((*key, site) for key, site in sites.items() if key not in self._known)
+        if missing:
+            self._known |= self._sources(missing)
+
+    def _note_newest(self, rows: Sequence[SampleRow]) -> None:
+        """Remembers the newest Sample of each boot, and of each device."""
+        by_boot: dict[BootKey, int] = {}
+        by_device: dict[str, SampleRow] = {}
+        for row in rows:
+            key = (row.device, row.boot)
+            by_boot[key] = max(by_boot.get(key, -1), row.seq)
+            before = by_device.get(row.device)
+            if before is None or (row.t, row.seq) >= (before.t, before.seq):
+                by_device[row.device] = row
+        newer = {key: seq for key, seq in by_boot.items() if seq > self._known[key].newest_seq}
+        sites = {(row.device, row.boot): row.site for row in rows}
+        self.write(
+            "UPDATE sources SET newest_seq = ?, site = ? WHERE id = ?",
+            [(seq, sites[key], self._known[key].number) for key, seq in newer.items()],
+        )
+        self._known |= {key: self._known[key]._replace(newest_seq=seq) for key, seq in newer.items()}
+        self.write(
+            "INSERT INTO devices (device, site, source, seq, t) VALUES (?, ?, ?, ?, ?) "
+            "ON CONFLICT (device) DO UPDATE SET site = excluded.site, source = excluded.source, seq = excluded.seq, "
+            "t = excluded.t WHERE excluded.t >= devices.t",
+            [
+                (name, row.site, self._known[name, row.boot].number, row.seq, row.t)
+                for name, row in sorted(by_device.items())
+            ],
+        )
