@@ -143,24 +143,20 @@ def _sections(seen: Seen, width: int) -> list[list[Line]]:
 def _models(sample: telemetry.Sample, width: int) -> list[Line]:
     if not sample.models:
         return [(_label("MODELS"), Span("this daemon serves none", DIM))]
-    spare = max(0, width - WIDTH)
-    lines: list[Line] = [
-        (Span(f"{'MODEL':<{16 + spare}} {'INF/S':>7} {'P50ms':>7} {'P99ms':>7} {'ERR':>5} {'QUEUE':>6} "
-              f"{'J/INF':>7}  ENGINE", BOLD),)
-    ]  # fmt: skip
+    room = max(14, min(40, width - 66, max(len(window.model) for window in sample.models)))
+    heads = f"{'MODEL':<{room}} {'INF/S':>6} {'P50ms':>6} {'P99ms':>6} {'ERR':>5} {'QUEUE':>5} {'J/INF':>6}  ENGINE"
+    lines: list[Line] = [(Span(heads, BOLD),)]
     for window in sample.models:
         failed = sum(window.errors.values())
-        name = _cut(table.printable(window.model), 16 + spare)
-        lines += [
-            (
-                Span(f"{name:<{16 + spare}} {table.short(window.throughput_hz):>7} "
-                     f"{table.short(window.latency_p50_ms):>7} {table.short(window.latency_p99_ms):>7} "),
-                Span(f"{failed:>5}", BAD if failed else ""),
-                Span(f" {window.queue_depth_max:>6} {table.short(window.energy_per_inference_j):>7}  "
-                     f"{table.printable(window.engine)}"),
-            ),
-            _stages(window),
-        ]  # fmt: skip
+        name = _cut(table.printable(window.model), room)
+        times = " ".join(
+            f"{table.short(value):>6}" for value in (window.throughput_hz, window.latency_p50_ms, window.latency_p99_ms)
+        )
+        rest = f" {window.queue_depth_max:>5} {table.short(window.energy_per_inference_j):>6}  {window.engine}"
+        lines.append(
+            (Span(f"{name:<{room}} {times} "), Span(f"{failed:>5}", BAD if failed else ""), Span(table.printable(rest)))
+        )
+        lines.append(_stages(window))
     return lines
 
 
@@ -169,9 +165,9 @@ def _stages(window: telemetry.Window) -> Line:
         return (Span("  idle", DIM),)
     known = {stage: window.stage_ms[stage] for stage in timings.STAGES if stage in window.stage_ms}
     longest = max(known, key=lambda stage: known[stage])
-    spans = [Span("  ms in", DIM)]
+    spans = [Span("  ms", DIM)]
     for stage, spent_ms in known.items():
-        text = f" {_STAGES.get(stage, stage)} {table.short(spent_ms)}"
+        text = f"  {_STAGES.get(stage, stage)} {spent_ms:.{3 if spent_ms < 10 else 1}f}"
         spans.append(Span(text, "" if stage == longest else DIM))
     return tuple(spans)
 

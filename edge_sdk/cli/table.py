@@ -34,10 +34,13 @@ class Shown(NamedTuple):
 def table_text(devices: Iterable[Shown], *, width: int = WIDTH, height: int = 10_000) -> str:
     """Gives the table: a line per device and model, at most `height` lines of at most `width` letters."""
     widths = {**_COLUMNS, **_TAIL}
+    known = sorted(devices, key=lambda shown: shown.device)
+    rows = [row for shown in known for row in _rows(shown)]
     spare = max(0, width - WIDTH)
-    widths["DEVICE"] += spare // 2
-    widths["MODEL"] += spare - spare // 2
-    rows = [row for shown in sorted(devices, key=lambda shown: shown.device) for row in _rows(shown)]
+    for position, name in enumerate(_NAMES):  # as long as they are, not as wide as the terminal is
+        added = min(spare, max((len(row[position]) - widths[name] for row in rows), default=0))
+        widths[name] += max(0, added)
+        spare -= max(0, added)
     lines = [_line(list(widths), widths)]
     shown_max = max(1, height - 2)
     lines += [_line(row, widths) for row in rows[:shown_max]]
@@ -45,6 +48,8 @@ def table_text(devices: Iterable[Shown], *, width: int = WIDTH, height: int = 10
         lines.append("(no device has spoken yet)")
     if len(rows) > shown_max:
         lines.append(f"... and {len(rows) - shown_max} more lines; --device shows one")
+    elif len(lines) < height - 1 and any(one.sample is not None and one.sample.simulated for one in known):
+        lines.append("* a simulated board")
     return "\n".join(lines) + "\n"
 
 
