@@ -4,6 +4,7 @@ The tree, with the exit code that ``edge-sdk`` gives for each branch::
 
     EdgeError
     ├ GateError    1   the answer is no: the model missed its accuracy budget; relax it or mend the model
+    ├ CompatibilityError 1  this machine can't build or run the bundle; field by field why
     ├ UsageError   2   the call or its input is wrong: fix it, then call again
     │ ├ ModelError       the model file can't be used: not ONNX, too old, an unknown operator
     │ ├ DataError        the calibration or evaluation data can't be used
@@ -13,7 +14,8 @@ The tree, with the exit code that ``edge-sdk`` gives for each branch::
     │ ├ InputError       the request does not fit the model; nothing was run
     │ └ BusyError        no engine became free in time; nothing was run, try again later
     ├ LinkError    5   the broker is not there or refused: try again later
-    │ └ PayloadError     bytes from the network that are not one of our records; count them and go on
+    │ ├ PayloadError     bytes from the network that are not one of our records; count them and go on
+    │ └ OversizeError    the broker takes no message of this size: put it aside, the others still go
     └ StoreError   70  the collector's database did not take a batch: nothing was committed, it is tried again
 
 No error of MQTT, ONNX, ONNX Runtime, TensorRT or HTTP leaves the room that owns the library: it is translated
@@ -29,6 +31,12 @@ class EdgeError(Exception):
 
 class GateError(EdgeError):
     """The answer is no: the INT8 model lost more accuracy than it may."""
+
+    exit_code = 1
+
+
+class CompatibilityError(EdgeError):
+    """The answer is no: a machine can't build or run the bundle. The message compares field by field."""
 
     exit_code = 1
 
@@ -79,6 +87,10 @@ class LinkError(EdgeError):
 
 class PayloadError(LinkError):
     """Bytes from the network that are not the record they should be."""
+
+
+class OversizeError(LinkError):
+    """The broker takes no message of this size, now or later; nothing was sent."""
 
 
 class StoreError(EdgeError):

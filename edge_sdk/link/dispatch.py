@@ -3,23 +3,25 @@
 import functools
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from edge_sdk.link import filters
-from edge_sdk.link.protocol import Handler, Message
+from edge_sdk.link.protocol import BatchHandler, Handler, Message
 
 _LOG = logging.getLogger(__name__)
 
+_TOPICS_HELD = 100_000
 _LOGGED_FULLY = 10
 _LOGGED_EVERY = 1000  # a handler that always fails must not fill the disk with its traces
 
 
 class Subscription(NamedTuple):
-    """One topic filter and what is called for it."""
+    """One topic filter and what is called for it, with one message or with all that came at once."""
 
     topic_filter: str
-    handler: Handler
+    handler: Handler | None
+    batch_handler: BatchHandler | None
 
 
 class Dispatch:
@@ -30,6 +32,7 @@ class Dispatch:
         self.received = 0
         self.handler_errors = 0
         self._acts: list[Callable[[], None]] = []
+        self._matching: dict[tuple[str, str], bool] = {}
         self._lock = threading.Lock()
 
     def subscribe(self, topic_filter: str, handler: Handler) -> None:
@@ -39,7 +42,16 @@ class Dispatch:
             UsageError: not a topic filter.
         """
         filters.check_filter(topic_filter)
-        self.subscriptions.append(Subscription(topic_filter, handler))
+        self.subscriptions.append(Subscription(topic_filter, handler, None))
+
+    def subscribe_batches(self, topic_filter: str, handler: BatchHandler) -> None:
+        """Adds a subscription that takes messages together.
+
+        Raises:
+            UsageError: not a topic filter.
+        """
+        filters.check_filter(topic_filter)
+        self.subscriptions.append(Subscription(topic_filter, None, handler))
 
     def on_connect(self, act: Callable[[], None]) -> None:
         """Adds a connect action."""
@@ -50,19 +62,36 @@ class Dispatch:
         for act in self._acts:
             self._call(act, "after the connect")
 
-    def deliver(self, message: Message) -> None:
-        """Calls every handler whose filter matches."""
+    def deliver(self, messages: Sequence[Message]) -> None:
+        """Calls every handler whose filter matches: the messages of a filter in their order, one at a time or together.
+
+        Used by one thread.
+        """
         for subscription in self.subscriptions:
-            if filters.matches(subscription.topic_filter, message.topic):
-                with self._lock:
-                    self.received += 1
-                self._call(functools.partial(subscription.handler, message), f"on {message.topic!r}")
+            topic_filter = subscription.topic_filter
+            wanted = [message for message in messages if self._matches(topic_filter, message.topic)]
+            with self._lock:
+                self.received += len(wanted)
+            if subscription.batch_handler and wanted:
+                self._call(functools.partial(subscription.batch_handler, wanted), f"on {wanted[0].topic!r} and others")
+            elif subscription.handler:
+                for message in wanted:
+                    self._call(functools.partial(subscription.handler, message), f"on {message.topic!r}")
 
     def count_error(self) -> int:
         """Counts one failure on the way to a handler; gives how many there were."""
         with self._lock:
             self.handler_errors += 1
             return self.handler_errors
+
+    def _matches(self, topic_filter: str, topic: str) -> bool:
+        """Tells whether they match; the answer is remembered, as a device speaks on the same topic each second."""
+        known = self._matching.get((topic_filter, topic))
+        if known is None:
+            if len(self._matching) >= _TOPICS_HELD:
+                self._matching.clear()
+            known = self._matching[topic_filter, topic] = filters.matches(topic_filter, topic)
+        return known
 
     def _call(self, act: Callable[[], object], when: str) -> None:
         try:

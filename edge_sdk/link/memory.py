@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from edge_sdk import errors
 from edge_sdk.link import filters
-from edge_sdk.link.dispatch import Dispatch
-from edge_sdk.link.protocol import Handler, LinkState, Message, Will
+from edge_sdk.link.counting import CountingLink
+from edge_sdk.link.protocol import Message, Will
 
 
 class MemoryBroker:
@@ -90,19 +90,16 @@ class MemoryBroker:
             link.offer(Message(topic, payload, retained=False))
 
 
-class MemoryLink:
+class MemoryLink(CountingLink):
     """A Link to a MemoryBroker. Handlers and connect actions run on its own thread."""
 
     def __init__(self, broker: MemoryBroker, *, will: Will | None = None) -> None:
+        super().__init__()
         self.will = will
         self._broker = broker
-        self._dispatch = Dispatch()
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="memory-link", daemon=True)
-        self._changed = threading.Condition()
-        self._is_open = self._is_closed = self._is_connected = False
-        self._connects = self._published = self._refused = 0
-        self._last_error = ""
+        self._is_open = self._is_closed = False
 
     def open(self) -> None:
         """Starts connecting in the background.
@@ -115,20 +112,6 @@ class MemoryLink:
         self._is_open = True
         self._thread.start()
         self._broker.attach(self)
-
-    def on_connect(self, act: Callable[[], None]) -> None:
-        """Has `act` called after every accepted connect."""
-        self._check_unopened()
-        self._dispatch.on_connect(act)
-
-    def subscribe(self, topic_filter: str, handler: Handler) -> None:
-        """Has `handler` called for messages that match.
-
-        Raises:
-            UsageError: not a topic filter, or the link is open already.
-        """
-        self._check_unopened()
-        self._dispatch.subscribe(topic_filter, handler)
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         """Hands one message to the broker.
@@ -144,25 +127,6 @@ class MemoryLink:
             raise errors.LinkError(f"not connected, {topic} was not published: {self._last_error or 'no broker'}")
         with self._changed:
             self._published += 1
-
-    def wait_for_connected(self, timeout_s: float) -> bool:
-        """Tells whether a connection stood within `timeout_s`."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self._is_connected, timeout_s)
-
-    def snapshot(self) -> LinkState:
-        """Gives the state at this moment."""
-        with self._changed:
-            return LinkState(
-                is_connected=self._is_connected,
-                connects=self._connects,
-                published=self._published,
-                refused=self._refused,
-                received=self._dispatch.received,
-                handler_errors=self._dispatch.handler_errors,
-                in_flight=0,
-                last_error=self._last_error,
-            )
 
     def close(self, timeout_s: float = 2.0) -> None:
         """Says goodbye (no will is sent) and stops."""
@@ -180,14 +144,11 @@ class MemoryLink:
 
     def offer(self, message: Message) -> None:
         """A message passed through the broker."""
-        self._work.put(lambda: self._dispatch.deliver(message))
+        self._work.put(lambda: self._dispatch.deliver([message]))
 
     def gain(self) -> None:
         """The connection stands."""
-        with self._changed:
-            self._is_connected = True
-            self._connects += 1
-            self._changed.notify_all()
+        self._gain()
 
     def lose(self, reason: str) -> None:
         """The connection is gone."""
@@ -195,9 +156,8 @@ class MemoryLink:
             self._is_connected = False
             self._last_error = reason
 
-    def _check_unopened(self) -> None:
-        if self._is_open:
-            raise errors.UsageError("subscribe and on_connect come before open")
+    def _is_opened(self) -> bool:
+        return self._is_open
 
     def _run(self) -> None:
         while (task := self._work.get()) is not None:

@@ -8,13 +8,12 @@ import logging
 import os
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Protocol
 
 from edge_sdk import clock, errors
 from edge_sdk.link import backoff, filters
-from edge_sdk.link.dispatch import Dispatch
-from edge_sdk.link.protocol import Handler, LinkState
+from edge_sdk.link.counting import CountingLink
 from edge_sdk.link.settings import MqttSettings
 from edge_sdk.link.window import Outgoing, Window
 
@@ -22,6 +21,8 @@ _LOG = logging.getLogger(__name__)
 
 _IDLE_POLL_S = 1.0
 _BUSY_POLL_S = 0.05  # while a deadline runs: connecting, closing
+_REFUSALS_TOLD = 100
+_UNLIMITED_BYTES = 2**31
 _STEADY_S = 5.0  # a connection that stood this long makes the next wait short again
 
 
@@ -32,6 +33,7 @@ class Connection(Protocol):
         is_ready: the peer has accepted us and our subscriptions.
         error: why it failed or ended; empty when there is no reason to tell.
         was_taken_over: another client of the same name pushed us out.
+        was_too_large: the peer ended it because of the size of a message.
         at_once_max: most unacknowledged messages the peer takes.
         message_max_bytes: largest message the peer takes.
     """
@@ -39,6 +41,7 @@ class Connection(Protocol):
     is_ready: bool
     error: str
     was_taken_over: bool
+    was_too_large: bool
     at_once_max: int
     message_max_bytes: int
 
@@ -63,26 +66,25 @@ class Connection(Protocol):
         ...
 
 
-class MendingLink:
+class MendingLink(CountingLink):
     """The Link behind MqttLink; see there."""
 
     def __init__(
         self, settings: MqttSettings, *, ticks: clock.Clock | None = None, rng: random.Random | None = None
     ) -> None:
+        super().__init__()
         self._settings = settings
         self._now_s = (ticks or clock.SystemClock()).boot_s
         self._rng = rng or random.Random(settings.client_id)  # noqa: S311  # jitter, not a secret
-        self._dispatch = Dispatch()
         self._window = Window(settings.in_flight_max)
-        self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name=f"link {settings.client_id}", daemon=True)
         self._wake_fd = -1
-        self._is_connected = False
         self._is_closing = threading.Event()
+        self._came_round_s = 0.0
         self._drain_until_s = 0.0
         self._message_max_bytes = 0
-        self._connects = self._published = self._refused = 0
-        self._last_error = ""
+        self._refused_bytes = _UNLIMITED_BYTES
+        self._refusals: set[tuple[str, str]] = set()
 
     def open(self) -> None:
         """Starts connecting in the background.
@@ -96,59 +98,29 @@ class MendingLink:
             self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._thread.start()
 
-    def on_connect(self, act: Callable[[], None]) -> None:
-        """Has `act` called on the link's thread after every accepted connect, subscriptions done; it may publish.
-
-        Raises:
-            UsageError: the link is open already.
-        """
-        self._check_unopened()
-        self._dispatch.on_connect(act)
-
-    def subscribe(self, topic_filter: str, handler: Handler) -> None:
-        """Has `handler` called on the link's thread for messages that match; survives reconnects.
-
-        Raises:
-            UsageError: not a topic filter, or the link is open already.
-        """
-        self._check_unopened()
-        self._dispatch.subscribe(topic_filter, handler)
-
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         """Hands one QoS 1 message to the broker, without waiting for its acknowledgement.
 
         Raises:
-            LinkError: not connected, too many messages in flight, or larger than the broker takes; nothing was
-                queued.
+            OversizeError: larger than the broker takes, by its word or as it ended a connection for it.
+            LinkError: not connected, or too many messages in flight; nothing was queued.
             UsageError: no topic to publish to.
         """
         filters.check_topic(topic)
         with self._changed:
-            problem = self._obstacle(len(topic.encode()) + len(payload))
+            size_bytes = len(topic.encode()) + len(payload)
+            problem = self._obstacle()
             if problem:
                 self._refused += 1
                 raise errors.LinkError(f"{topic} was not published: {problem}")
+            if size_bytes > self._message_max_bytes:
+                self._refused += 1
+                raise errors.OversizeError(
+                    f"{topic} was not published: it has {size_bytes} bytes; this broker takes at most "
+                    f"{self._message_max_bytes}"
+                )
             self._window.add(Outgoing(topic, payload, retain))
             os.eventfd_write(self._wake_fd, 1)
-
-    def wait_for_connected(self, timeout_s: float) -> bool:
-        """Tells whether a connection stood within `timeout_s`."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self._is_connected, timeout_s)
-
-    def snapshot(self) -> LinkState:
-        """Gives the state at this moment."""
-        with self._changed:
-            return LinkState(
-                is_connected=self._is_connected and self._thread.is_alive(),
-                connects=self._connects,
-                published=self._published,
-                refused=self._refused,
-                received=self._dispatch.received,
-                handler_errors=self._dispatch.handler_errors,
-                in_flight=len(self._window),
-                last_error=self._last_error,
-            )
 
     def close(self, timeout_s: float = 2.0) -> None:
         """Lets messages in flight go out for at most `timeout_s`, says goodbye and stops; again does nothing."""
@@ -171,17 +143,29 @@ class MendingLink:
             message = self._window.acknowledge(packet_id)
             if message is None:
                 return
-            if refusal:
-                self._refused += 1
-                self._last_error = f"the broker refused {message.topic}: {refusal}"
-            else:
+            if not refusal:
                 self._published += 1
+                return
+            self._refused += 1
+            self._last_error = f"the broker refused {message.topic}: {refusal}"
+            is_news = (message.topic, refusal) not in self._refusals
+            if len(self._refusals) < _REFUSALS_TOLD:
+                self._refusals.add((message.topic, refusal))
+        if is_news:
+            _LOG.warning("%s; it does not count as delivered", self._last_error)
 
-    def _check_unopened(self) -> None:
-        if self._wake_fd >= 0:
-            raise errors.UsageError("subscribe and on_connect come before open")
+    def _is_opened(self) -> bool:
+        return self._wake_fd >= 0
 
-    def _obstacle(self, size_bytes: int) -> str:
+    def _in_flight(self) -> int:
+        return len(self._window)
+
+    def _stalled_s(self) -> float | None:
+        if not self._thread.is_alive():
+            return None
+        return max(0.0, self._now_s() - self._came_round_s - _IDLE_POLL_S) if self._is_connected else 0.0
+
+    def _obstacle(self) -> str:
         """Gives why a message can't be taken now, or an empty string; the caller holds the lock."""
         if self._is_closing.is_set():
             return "the link is closed"
@@ -189,8 +173,6 @@ class MendingLink:
             return f"not connected to {self._settings.url} ({self._last_error or 'still connecting'})"
         if self._window.is_full:
             return f"{len(self._window)} messages are in flight already; wait until the broker has acknowledged some"
-        if size_bytes > self._message_max_bytes:
-            return f"it has {size_bytes} bytes; this broker takes at most {self._message_max_bytes}"
         return ""
 
     # Everything below runs on the link's own thread.
@@ -245,15 +227,15 @@ class MendingLink:
 
     def _accept(self, connection: Connection) -> None:
         with self._changed:
-            self._is_connected = True
-            self._connects += 1
-            self._message_max_bytes = connection.message_max_bytes
+            self._came_round_s = self._now_s()
+            self._message_max_bytes = min(connection.message_max_bytes, self._refused_bytes - 1)
             self._last_error = connection.error or self._last_error
-            self._changed.notify_all()
+        self._gain()
         self._dispatch.announce()
 
     def _serve(self, connection: Connection) -> None:
         while True:
+            self._came_round_s = self._now_s()
             self._send_waiting(connection)
             if self._is_closing.is_set() and (not len(self._window) or self._now_s() > self._drain_until_s):
                 connection.say_goodbye()
@@ -278,6 +260,9 @@ class MendingLink:
         """Notes the end of a connection; what was under way waits for the next one."""
         with self._changed:
             was_connected, self._is_connected = self._is_connected, False
+            if connection.was_too_large and (largest := self._window.drop_largest()):
+                self._refused += 1
+                self._refused_bytes = min(self._refused_bytes, largest.size_bytes)
             for message in self._window.rewind():
                 self._refused += 1
                 self._last_error = f"gave up {message.topic}: every connection it was sent on broke"

@@ -1,4 +1,4 @@
-"""A Link over MQTT 5, QoS 1: the only door to paho.
+"""A Link over MQTT 5, QoS 1: with link/batched.py the only door to paho.
 
 What paho would do on its own (queue while offline, send twice after a reconnect, wait a fixed time between attempts)
 does not happen: every connection gets a fresh paho client, driven step by step by the link's own thread.
@@ -19,16 +19,19 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from edge_sdk import clock, errors
-from edge_sdk.link import filters
+from edge_sdk.link import batched, filters
+from edge_sdk.link.batched import BatchedClient
 from edge_sdk.link.dispatch import Dispatch
 from edge_sdk.link.mending import Connection, MendingLink
 from edge_sdk.link.protocol import Message, Will
+from edge_sdk.link.reading import PacketReader, Part
 from edge_sdk.link.settings import MqttSettings, parse_url
 from edge_sdk.link.window import Outgoing
 
 __all__ = ["MqttLink", "MqttSettings"]
 
 _UNSPECIFIED = 128
+_TOO_LARGE = 149
 _TAKEN_OVER = 142
 _PACKET_MAX_BYTES = 268_435_455  # what the length field of MQTT can say
 _RECEIVED_MAX_BYTES = 4 * 2**20  # no broker may fill our memory: our records end at 64 kB
@@ -93,7 +96,7 @@ class _PahoConnection:
         wake_fd: int,
         is_first: bool,
     ) -> None:
-        self.is_ready = self.was_taken_over = False
+        self.is_ready = self.was_taken_over = self.was_too_large = False
         self.error = ""
         self.at_once_max = settings.in_flight_max
         self.message_max_bytes = _PACKET_MAX_BYTES - _HEADER_BYTES
@@ -104,6 +107,8 @@ class _PahoConnection:
         self._is_first = is_first
         self._socket: socket.socket | None = None
         self._poll = select.poll()  # not select(): that fails for file descriptors above 1023
+        self._reader = PacketReader(_RECEIVED_MAX_BYTES)
+        self._held: Part | None = None
         self._unanswered: dict[int, str] = {}
         self._client = self._new_client(will, tls)
 
@@ -134,18 +139,46 @@ class _PahoConnection:
         connected = self._socket
         if connected is None or self._client.socket() is None:
             return False
+        if self._held is not None and isinstance(self._client, BatchedClient):
+            part, self._held = self._held, None
+            self._take(self._client, part)
+            timeout_s = 0.0
         self._poll.modify(connected, select.POLLIN | (select.POLLOUT if self._client.want_write() else 0))
         events = dict(self._poll.poll(timeout_s * 1000))
         if self._wake_fd in events:
             os.eventfd_read(self._wake_fd)
         if events.get(connected.fileno(), 0) & ~select.POLLOUT:
-            self._client.loop_read()
+            self._read()
             while isinstance(connected, ssl.SSLSocket) and self._client.socket() is not None and connected.pending():
-                self._client.loop_read()  # decrypted bytes that poll() does not see
+                self._read()  # decrypted bytes that poll() does not see
         if self._client.want_write():
             self._client.loop_write()
         self._client.loop_misc()
         return self._client.socket() is not None
+
+    def _read(self) -> None:
+        client = self._client
+        if not isinstance(client, BatchedClient):
+            client.loop_read()
+            return
+        self._take(client, client.read(self._reader))
+
+    def _take(self, client: BatchedClient, part: Part) -> None:
+        others = part.others
+        early = 0
+        while early < len(others) and not self.is_ready:
+            client.take_in(others[early : early + 1])
+            early += 1
+        if early and self.is_ready:  # what came with the last answer waits until the link has noted the connection
+            self._held = part._replace(others=others[early:])
+            return
+        for _ in range(part.unreadable):
+            self._dispatch.count_error()
+        self._dispatch.deliver(part.messages)
+        client.acknowledge(part.acks)
+        client.take_in(others[early:])
+        if part.problem:
+            raise errors.PayloadError(f"{self._settings.url} sent what can't be read: {part.problem}")
 
     def send(self, message: Outgoing) -> int | None:
         """Gives the packet id of the PUBLISH."""
@@ -165,7 +198,8 @@ class _PahoConnection:
 
     def _new_client(self, will: Will | None, tls: ssl.SSLContext | None) -> paho.Client:
         settings = self._settings
-        client = paho.Client(
+        is_batched = settings.batched_reads and batched.works()
+        client = (BatchedClient if is_batched else paho.Client)(
             CallbackAPIVersion.VERSION2,
             client_id=settings.client_id,
             protocol=MQTTProtocolVersion.MQTTv5,
@@ -218,7 +252,7 @@ class _PahoConnection:
         except UnicodeDecodeError:
             self._dispatch.count_error()
             return
-        self._dispatch.deliver(Message(topic, bytes(message.payload), bool(message.retain)))
+        self._dispatch.deliver([Message(topic, bytes(message.payload), bool(message.retain))])
 
     def _on_disconnect(self, _client: Any, _data: Any, flags: Any, reason: ReasonCode, _more: Any) -> None:
         if self.error:
@@ -227,6 +261,7 @@ class _PahoConnection:
             self.was_taken_over = True
             self.error = f"another client connected as {self._settings.client_id!r}; give each its own client_id"
         elif flags.is_disconnect_packet_from_server:
+            self.was_too_large = reason.value == _TOO_LARGE
             self.error = f"{self._settings.url} closed the connection: {reason}"
         elif reason.value == _UNSPECIFIED:
             self.error = (

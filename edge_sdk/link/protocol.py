@@ -1,6 +1,6 @@
 """What a link promises; the in-memory one and MQTT pass the same checks (edge_sdk.testing.link_checks)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -17,6 +17,10 @@ class Message(NamedTuple):
 Handler = Callable[[Message], None]
 """Called for every message, one at a time, never on the publisher's thread. What it raises is counted in
 `LinkState.handler_errors` and logged; it never stops the link."""
+
+BatchHandler = Callable[[Sequence[Message]], None]
+"""The same for all messages that came at once: at a high rate one call for many. The broker is told that they arrived
+when it returns, so a handler that waits slows the sender down instead of losing anything."""
 
 
 class Will(NamedTuple):
@@ -38,6 +42,8 @@ class LinkState(msgspec.Struct, frozen=True):
         handler_errors: exceptions that handlers raised.
         in_flight: published but not yet acknowledged by the broker.
         last_error: why the last connection or publish failed; empty when none did.
+        stalled_s: for how long the network thread has been inside one handler or write; it comes round at least once a
+            second otherwise.
     """
 
     is_connected: bool
@@ -48,6 +54,7 @@ class LinkState(msgspec.Struct, frozen=True):
     handler_errors: int
     in_flight: int
     last_error: str
+    stalled_s: float = 0.0
 
 
 class Link(Protocol):
@@ -66,6 +73,10 @@ class Link(Protocol):
 
     def subscribe(self, topic_filter: str, handler: Handler) -> None:
         """Has `handler` called for messages that match (MQTT wildcards); survives reconnects."""
+        ...
+
+    def subscribe_batches(self, topic_filter: str, handler: BatchHandler) -> None:
+        """Has `handler` called with all matching messages that came at once; survives reconnects."""
         ...
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:

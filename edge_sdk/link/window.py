@@ -20,6 +20,11 @@ class Outgoing(NamedTuple):
     retain: bool
     attempts: int = 0
 
+    @property
+    def size_bytes(self) -> int:
+        """Topic and payload: what a broker counts, but for its header."""
+        return len(self.topic.encode()) + len(self.payload)
+
 
 class Window:
     """Messages waiting to be sent, and sent ones by packet id. The owner locks."""
@@ -58,6 +63,12 @@ class Window:
     def acknowledge(self, packet_id: int) -> Outgoing | None:
         """Gives the message that `packet_id` stood for, which is now done with."""
         return self._sent.pop(packet_id, None)
+
+    def drop_largest(self) -> Outgoing | None:
+        """Forgets the largest unacknowledged message and gives it; None if there is none."""
+        if not self._sent:
+            return None
+        return self._sent.pop(max(self._sent, key=lambda packet_id: self._sent[packet_id].size_bytes))
 
     def rewind(self) -> list[Outgoing]:
         """Has everything unacknowledged wait again, in its old order; gives what is given up instead."""

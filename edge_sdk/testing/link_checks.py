@@ -10,7 +10,7 @@ A check is a function of a Bench, which makes links to one broker and takes that
 import functools
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn, Protocol
 
 from edge_sdk import errors
@@ -174,6 +174,32 @@ def check_survives_a_failing_connect_action(bench: Bench) -> None:
     _expect(link.snapshot().handler_errors == 1, "the failed connect action counted")
 
 
+def check_delivers_batches(bench: Bench) -> None:
+    """Whoever takes messages together gets each once and in order, only what matches, and a failure is counted."""
+    got: queue.SimpleQueue[Message] = queue.SimpleQueue()
+
+    def handler(messages: Sequence[Message]) -> None:
+        for message in messages:
+            got.put(message)
+        if any(message.payload == b"poison" for message in messages):
+            raise ValueError("a handler that fails")
+
+    link = bench.new_link()
+    link.subscribe_batches("t/+/x", handler)
+    _opened(link)
+    publisher = _opened(bench.new_link())
+    sent = [b"poison", *(b"%d" % number for number in range(49))]
+    for payload in sent:
+        publisher.publish("t/a/x", payload)
+        publisher.publish("t/a/y", payload)
+    came = [got.get(timeout=WAIT_S) for _ in sent]
+    _expect(came == [Message("t/a/x", payload, retained=False) for payload in sent], f"all in order, but got {came}")
+    publisher.publish("t/b/x", b"end")
+    _expect(got.get(timeout=WAIT_S).payload == b"end", "nothing twice")
+    state = link.snapshot()
+    _expect((state.received, state.handler_errors) == (51, 1), f"51 received, 1 handler error, but state is {state}")
+
+
 def check_publishes_inside_a_handler(bench: Bench) -> None:
     """A handler may publish; nothing deadlocks."""
     answers = Inbox()
@@ -305,6 +331,7 @@ CHECKS: tuple[Callable[[Bench], None], ...] = (
     check_publishes_no_will_on_close,
     check_survives_a_failing_handler,
     check_survives_a_failing_connect_action,
+    check_delivers_batches,
     check_publishes_inside_a_handler,
     check_publishes_on_connect,
     check_refuses_while_down,

@@ -97,8 +97,9 @@ class Tap:
 class MqttBench:
     """Links to a real broker; each goes through a relay of its own that can break its connection."""
 
-    def __init__(self, kind):
+    def __init__(self, kind, *, batched_reads=True):
         self.kind = kind
+        self.batched_reads = batched_reads
         self.port = 0
         self.stack = None
         self.links = {}
@@ -109,7 +110,8 @@ class MqttBench:
         tap = Tap(lambda: self.port)
         name = f"link-{next(self.names)}"
         url = f"mqtt://127.0.0.1:{tap.port}"
-        link = MqttLink(MqttSettings(url=url, client_id=name, reconnect_cap_s=0.2), will=will, rng=random.Random(name))
+        settings = MqttSettings(url=url, client_id=name, reconnect_cap_s=0.2, batched_reads=self.batched_reads)
+        link = MqttLink(settings, will=will, rng=random.Random(name))
         self.links[link] = tap
         return link
 
@@ -140,6 +142,7 @@ class MqttBench:
 KINDS = [
     pytest.param(None, id="memory"),
     pytest.param("embedded", id="iotcore", marks=pytest.mark.live),
+    pytest.param("embedded stock", id="iotcore-read-by-paho", marks=pytest.mark.live),
     pytest.param(
         "mosquitto",
         id="mosquitto",
@@ -153,7 +156,8 @@ KINDS = [
 
 @pytest.fixture
 def bench(request):
-    bench = MqttBench(request.param) if request.param else MemoryBench()
+    kind, _, reads = (request.param or "").partition(" ")
+    bench = MqttBench(kind, batched_reads=reads != "stock") if kind else MemoryBench()
     yield bench
     bench.close()
 

@@ -199,6 +199,28 @@ def test_dispatch_calls_every_matching_handler_and_counts_what_they_raise():
     dispatch.subscribe("a/b", fails)
     dispatch.subscribe("a/+", got.append)
     dispatch.subscribe("c", fails)
-    dispatch.deliver(Message("a/b", b"x", False))
+    dispatch.deliver([Message("a/b", b"x", False)])
     assert got == [Message("a/b", b"x", False)] * 2
     assert (dispatch.received, dispatch.handler_errors) == (3, 1)
+
+
+def test_dispatch_hands_over_together_what_came_at_once_and_only_what_matches():
+    dispatch, batches, singles = Dispatch(), [], []
+    dispatch.subscribe_batches("a/+", batches.append)
+    dispatch.subscribe("#", singles.append)
+    came = [Message(topic, b"x", False) for topic in ("a/b", "b/b", "a/c")]
+    dispatch.deliver(came)
+    dispatch.deliver([came[1]])
+    assert batches == [[came[0], came[2]]]
+    assert singles == [*came, came[1]]
+    assert dispatch.received == 6
+
+
+def test_the_largest_unacknowledged_message_can_be_given_up():
+    window = Window(10)
+    for packet_id, payload in enumerate((b"x", b"xxx", b"xx")):
+        window.mark_sent(packet_id, Outgoing("t", payload, False))
+    assert window.drop_largest().payload == b"xxx"
+    assert window.acknowledge(1) is None
+    assert len(window) == 2
+    assert Window(1).drop_largest() is None
