@@ -8,8 +8,11 @@ from typing import Any
 import msgspec
 
 from edge_sdk import errors
-from edge_sdk.cli import settings_file, show
+from edge_sdk.cli import compile as compiling
+from edge_sdk.cli import elsewhere, settings_file, show
 from edge_sdk.cli.command import Command
+from edge_sdk.engines import away
+from edge_sdk.engines.finish import Finished
 from edge_sdk.host import builder
 from edge_sdk.host.calibrate import inspect, rangefile
 from edge_sdk.host.convert import source
@@ -21,6 +24,9 @@ from edge_sdk.records.bundle import Preprocess
 _DATA = "a folder of images, an .npz or .npy file, or module:function"
 _MESSAGES_SHOWN = 5
 
+FINISHER = "tensorrt"
+"""The compiler with which another machine finishes the bundle."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Puts the options of ``build`` on the parser."""
@@ -30,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--evaluate", required=True, metavar="DATA", help="what both models are judged on, with labels for top-1"
     )
-    parser.add_argument("--max-drop", type=float, default=0.5, help="points INT8 may lose (default %(default)s)")
+    parser.add_argument("--max-drop", type=float, help=f"points INT8 may lose (default: {metrics.BUDGETS_TEXT})")
     parser.add_argument(
         "--metric",
         default=metrics.AUTO,
@@ -83,6 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "samples are not run again",
     )
     parser.add_argument("--keep-layout", action="store_true", help="leave image inputs of TensorFlow as [N, H, W, C]")
+    elsewhere.add_arguments(parser, what="finish the engine on that Jetson, and bring it back into the bundle")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -90,17 +97,36 @@ def run(arguments: argparse.Namespace) -> int:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)  # so that module:function finds the user's own file, as `python -m` would
+    host = elsewhere.host_from_arguments(arguments)
+    if host is not None:
+        away.check_host(host, compiler=FINISHER)  # before the long work
     try:
         built = _built(arguments)
     except KeyboardInterrupt:
         if rangefile.folder_beside(arguments.output).exists():
             show.say("edge-sdk: calibration is saved; the same command with --resume goes on from there")
         raise
-    if arguments.json:
+    finished = None if host is None else _finished(arguments.output, host)
+    if finished is not None:
+        built = msgspec.structs.replace(built, digest=finished.bundle.digest)
+    if not arguments.json:
+        print(result_text(built))
+        if finished is not None:
+            print(compiling.finished_text(arguments.output, finished, on=arguments.on))
+    elif finished is None:
         show.print_json(built)
     else:
-        print(result_text(built))
+        engine = compiling.document_of(arguments.output, finished, on=arguments.on)
+        show.print_json({**msgspec.to_builtins(built), "engine": engine})
     return 0
+
+
+def _finished(bundle: Path, host: away.Host) -> Finished:
+    try:
+        return away.compile_bundle_on(bundle, host, compiler=FINISHER, progress=show.Progress())
+    except (errors.EdgeError, KeyboardInterrupt):
+        show.say(f"edge-sdk: {bundle} is built; `edge-sdk compile {bundle} --on {host.target}` finishes it later")
+        raise
 
 
 def _built(arguments: argparse.Namespace) -> BuildResult:

@@ -7,6 +7,7 @@ from edge_sdk import errors
 from edge_sdk.cli import evaluate, show
 from edge_sdk.cli.command import Command
 from edge_sdk.host import evaluation
+from edge_sdk.host.judge import metrics
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,12 +15,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("first", type=Path, metavar="A", help="bundle that is the reference")
     parser.add_argument("second", type=Path, metavar="B", help="bundle that may not be worse")
     evaluate.add_data_arguments(parser)
-    parser.add_argument("--max-drop", type=float, default=0.5, help="points that B may lose (default %(default)s)")
+    parser.add_argument("--max-drop", type=float, help=f"points that B may lose (default: {metrics.BUDGETS_TEXT})")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the comparison; 1 when B is worse than A by more than allowed."""
-    if not arguments.max_drop >= 0:
+    if arguments.max_drop is not None and not arguments.max_drop >= 0:
         raise errors.UsageError(f"--max-drop is {arguments.max_drop}; expected 0 or more, in points of the metric")
     evaluate.find_own_modules()
     found = evaluation.compared(

@@ -42,7 +42,7 @@ def build_bundle(
     *,
     calibration: datasets.DataSpec,
     evaluation: datasets.DataSpec,
-    max_drop: float = 0.5,
+    max_drop: float | None = None,
     metric: str = metrics.AUTO,
     train: datasets.DataSpec | None = None,
     target: str | None = None,
@@ -76,7 +76,7 @@ def build_bundle(
         output: the bundle folder to write; its parent exists.
         calibration: what the ranges are taken from; see `datasets.DataSpec`. Labels are not used.
         evaluation: what both models are judged on; must not share samples with `calibration`.
-        max_drop: points of the metric that INT8 may lose.
+        max_drop: points of the metric that INT8 may lose; None is the metric's own budget, `metrics.BUDGETS`.
         train: what the model was trained on, with labels: tells over- and underfitting.
         target: the module that it is meant for, a key of `targets.TARGETS`: for the verdict on INT8.
         bench: JSON file with what was measured on a device; see `worth.Bench`.
@@ -153,13 +153,13 @@ def _built(job: Job, data: Opened) -> BuildResult:
         int8 = quantizing.int8_from_choice(
             job,
             fixed.base,
-            placed=graph.placed,
+            placed=fixed.placed,
             choice=fixed.choice,
             collected=fixed.collected,
             shifts=fixed.shifts,
             corrections=fixed.tried,
         )
-        judged = cpu_form.with_cpu_form(gatekeeper, rescue.judged(gatekeeper, int8))
+        judged = cpu_form.with_cpu_form(gatekeeper, rescue.judged(gatekeeper, int8, noise=fixed.noise))
     else:
         judged = rescue.judged(gatekeeper, None, reason=reason)
     remarks += checking.fit_notes(gatekeeper, scan, judged.judgement)
@@ -173,7 +173,7 @@ def _check_job(job: Job) -> None:
     """Refuses what can be refused without reading anything."""
     if job.precision not in PRECISIONS:
         raise errors.UsageError(f"no precision {job.precision!r}; known: {', '.join(PRECISIONS)}")
-    if not job.max_drop >= 0:
+    if job.max_drop is not None and not job.max_drop >= 0:
         raise errors.UsageError(f"max_drop is {job.max_drop}; expected 0 or more, in points of the metric")
     metrics.check_metric(job.metric)
     if job.board is not None:

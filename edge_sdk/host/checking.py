@@ -43,7 +43,7 @@ def fit_notes(gatekeeper: Gate, scan: Scan, judgement: gate.Judgement) -> tuple[
             _digested(train.batches(), seen),
             outputs=gatekeeper.graph.model.outputs,
             metric=gatekeeper.metric,
-            max_drop=job.max_drop,
+            max_drop=gatekeeper.max_drop,
             on_samples=job.stages.counter("train", train.expected),
         )
     notes = []

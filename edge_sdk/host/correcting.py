@@ -1,7 +1,10 @@
-"""Equalisation and bias correction, each kept only where it measurably raises the SQNR on held-out samples."""
+"""What is done about INT8's noise before the gate, each step kept only where it measurably helps on held-out samples.
 
-import functools
-from collections.abc import Callable, Iterable, Iterator
+Equalisation of neighbouring layers, bias correction, and the layers with the most noise of their own back in float,
+as long as they are a small share of the arithmetic.
+"""
+
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -9,82 +12,123 @@ from numpy.typing import NDArray
 
 from edge_sdk.engines import ort
 from edge_sdk.engines.protocol import Tensors
-from edge_sdk.host import quantizing
+from edge_sdk.host import layerwise, quantizing
 from edge_sdk.host.calibrate import choose, collect, samples
-from edge_sdk.host.graph import bias, equalise, qdq
+from edge_sdk.host.graph import equalise, macs, placement, qdq
 from edge_sdk.host.graph import model as models
 from edge_sdk.host.job import Graph, Job, Opened, Shifts
-from edge_sdk.host.judge import gate
+from edge_sdk.host.judge import gate, sensitivity
 from edge_sdk.numerics import ranges
-from edge_sdk.records.bundle import Correction
+from edge_sdk.records.bundle import Correction, Pinned
 
 GOOD_DB = 25.0
-"""From here on the noise is below 0.3 % of the outputs' power; what is left comes from rounding, which neither
-correction mends, and neither is worth its time (ddddocr's detector at 28.9 dB: bias correction lost 0.3 dB)."""
+"""From here on the noise is below 0.3 % of the outputs' power; what is left comes from rounding, which no step mends,
+and none is worth its time (ddddocr's detector at 28.9 dB: bias correction lost 0.3 dB)."""
 
 GAIN_DB = 0.2
 """Less on the held-out samples is chance."""
 
-SAMPLES = 16
-"""Whose means the biases are corrected by: each channel sees all pixels of them."""
+FLOAT_RATIO = 0.1
+"""Share of the arithmetic that may be in float for the sake of less noise alone, before the gate asks for any: INT8
+still saves nine tenths of what it can then."""
 
-_HELD = 16
+FLOAT_GAIN_DB = 1.0
+"""What layers in float must gain: they cost time on the device."""
+
+NOISY_DB = 30.0
+"""A layer with less noise than this in its own output, a thousandth of its power, is not to blame."""
+
+SAMPLES = 16
+"""Whose largest values the channels are equalised by."""
+
+_HELD = 8
 
 References = list[tuple[Tensors, Tensors]]
-Feeds = Callable[[], Iterator[Tensors]]
 
 
 class Corrected(NamedTuple):
-    """What Q/DQ is written into, with its ranges, and what was tried for it."""
+    """What Q/DQ is written into, where and with which ranges, and what was tried for it.
+
+    Attributes:
+        base: the float model.
+        placed: what is in INT8.
+        choice: the ranges.
+        collected: histograms of the calibration data.
+        tried: in order.
+        shifts: what is added to the bias of each layer in INT8.
+        noise: by layer, what INT8 does to its own output; see `layerwise.Layerwise`. Empty where nothing asked for it.
+    """
 
     base: models.Model
+    placed: placement.Placement
     choice: choose.Choice
     collected: collect.Collected
-    tried: tuple[Correction, ...]
+    tried: tuple[Correction, ...] = ()
     shifts: Shifts = {}  # noqa: RUF012 - never changed
+    noise: dict[str, float] = {}  # noqa: RUF012 - never changed
 
 
 def corrected(job: Job, data: Opened, graph: Graph, choice: choose.Choice, collected: collect.Collected) -> Corrected:
     """Gives the model to quantise after whatever helped, or as it was.
 
-    Both are tried only where INT8 is worse than GOOD_DB, and where samples were held out to measure on.
+    Something is tried only where INT8 is worse than GOOD_DB, and where samples were held out to measure on.
     """
-    plain = Corrected(graph.model, choice, collected, ())
-    if not collected.held_feeds:
-        return plain
+    plain = Corrected(graph.model, graph.placed, choice, collected)
     with job.stages("correct"):
-        references = list(zip(collected.held_feeds, collected.held_outputs, strict=True))[:_HELD]
-        before_db = _sqnr_db(plain, graph, references)
-        if before_db >= GOOD_DB:
+        if not collected.held_feeds or (choice.best_db or 0.0) >= GOOD_DB:
             return plain
-        feeds = functools.partial(_some, data.calibration, collected)  # read anew each time rather than held
-        for step in (_equalised, _with_biases):
-            tried = step(job, data, graph, plain, feeds)
-            if tried is not None:
-                plain, before_db = _better(plain, tried, graph, references, before_db)
-    return plain
+        references = list(zip(collected.held_feeds, collected.held_outputs, strict=True))[:_HELD]
+        trials = _Trials(graph, references, plain)
+        if trials.best_db < GOOD_DB:
+            trials.take(_equalised(job, data, plain))
+            found = measured(trials.best, data)
+            trials.best = trials.best._replace(noise=found.noise)
+            trials.take(_in_float(trials.best, graph), gain_db=FLOAT_GAIN_DB)
+            trials.take(_with_biases(trials.best, found.shifts))
+        return trials.best
 
 
-def _better(
-    plain: Corrected, tried: Corrected, graph: Graph, references: References, before_db: float
-) -> tuple[Corrected, float]:
-    """Gives the better of both, with its SQNR, and puts the trial on record."""
-    after_db = _sqnr_db(tried, graph, references)
-    is_kept = after_db >= before_db + GAIN_DB
-    entry = tried.tried[-1]
-    entry = Correction(entry.name, entry.layers, before_db, after_db, is_kept)
-    kept = tried if is_kept else plain
-    return kept._replace(tried=(*plain.tried, entry)), after_db if is_kept else before_db
+def measured(one: Corrected, data: Opened) -> layerwise.Layerwise:
+    """Gives what INT8 does to each layer, measured on calibration samples that were not held out."""
+    feeds = _some(data.calibration, one.collected, layerwise.SAMPLES)
+    return layerwise.measured(one.base, one.placed, one.choice.ranges, feeds)
 
 
-def _sqnr_db(one: Corrected, graph: Graph, references: References) -> float:
-    content = quantizing.variant_bytes(one.base, graph.placed, one.choice.ranges, one.shifts)
-    return gate.worst_sqnr_db(ort.runner_from_model(content), references, graph.model.outputs)
+class _Trials:
+    """The best so far, with its SQNR on the held-out samples, and all that was tried on record."""
+
+    def __init__(self, graph: Graph, references: References, plain: Corrected) -> None:
+        self._references = references
+        self._outputs = graph.model.outputs
+        self.best = plain
+        self.best_db = self._sqnr_db(plain)
+
+    def take(self, tried: Corrected | None, *, gain_db: float = GAIN_DB) -> None:
+        """Takes a trial for the best where it gains enough; None passes."""
+        if tried is None:
+            return
+        after_db = self._sqnr_db(tried)
+        is_kept = after_db >= self.best_db + gain_db
+        entry = tried.tried[-1]
+        entry = Correction(entry.name, entry.layers, self.best_db, after_db, is_kept)
+        record = (*self.best.tried, entry)
+        if is_kept:
+            self.best, self.best_db = tried, after_db
+        self.best = self.best._replace(tried=record)
+
+    def _sqnr_db(self, one: Corrected) -> float:
+        content = quantizing.variant_bytes(one.base, one.placed, one.choice.ranges, one.shifts)
+        return gate.worst_sqnr_db(ort.runner_from_model(content), self._references, self._outputs)
 
 
-def _some(calibration: samples.Data, collected: collect.Collected) -> Iterator[Tensors]:
-    """Gives the first calibration samples that were not held out."""
-    left = SAMPLES
+def _tried(name: str, layers: int) -> tuple[Correction, ...]:
+    """Gives a record to be filled in by the trial."""
+    return (Correction(name, layers, 0.0, 0.0, kept=False),)
+
+
+def _some(calibration: samples.Data, collected: collect.Collected, count: int) -> Iterator[Tensors]:
+    """Gives the first `count` calibration samples that were not held out."""
+    left = count
     for batch in calibration.batches():
         held = collected.held[batch.first : batch.first + len(batch.digests)]
         rows = np.flatnonzero(~np.array(held, bool))[:left]
@@ -95,43 +139,52 @@ def _some(calibration: samples.Data, collected: collect.Collected) -> Iterator[T
             return
 
 
-def _with_biases(job: Job, data: Opened, graph: Graph, plain: Corrected, feeds: Feeds) -> Corrected | None:
+def _with_biases(plain: Corrected, shifts: Shifts) -> Corrected | None:
     """Gives the model with the mean error of each layer taken back; None where no layer has a bias."""
-    del job, data
-    scales = quantizing.scales_from_ranges(plain.choice.ranges)
-    content, names = bias.mean_error_model(plain.base, graph.placed, scales)
-    if not names:
+    if not shifts:
         return None
-    run = ort.runner_from_model(content, list(names.values()))
-    count, total = 0, {name: np.zeros(1) for name in names.values()}
-    for batch in feeds():
-        size = len(next(iter(batch.values())))
-        count += size
-        for name, mean in run(batch).items():
-            total[name] = total[name] + mean.astype(np.float64) * size
-    shifts = {layer: (total[name] / count).astype(np.float32) for layer, name in names.items()}
-    entry = Correction("bias correction", len(shifts), 0.0, 0.0, kept=False)
-    return plain._replace(shifts=shifts, tried=(*plain.tried, entry))
+    return plain._replace(shifts=shifts, tried=_tried("bias correction", len(shifts)))
 
 
-def _equalised(job: Job, data: Opened, graph: Graph, plain: Corrected, feeds: Feeds) -> Corrected | None:
+def _in_float(plain: Corrected, graph: Graph) -> Corrected | None:
+    """Gives the model with its noisy layers in float, the noisiest first, as many as fit into FLOAT_RATIO.
+
+    None where no layer is noisy, or none of these fits.
+    """
+    ranking = sensitivity.ranked(plain.noise)
+    kept = plain.placed.nodes
+    pins = []
+    for rank, one in enumerate(ranking, 1):
+        is_small = macs.int8_compute_ratio(graph.macs, kept - {one.node}) >= 1 - FLOAT_RATIO
+        if one.sqnr_db < NOISY_DB and is_small:
+            kept -= {one.node}
+            pins.append(Pinned(one.node, sensitivity.reason(one, rank, len(ranking))))
+    if not pins or not kept:
+        return None
+    return plain._replace(placed=plain.placed.without(pins), tried=_tried("noisiest layers in float", len(pins)))
+
+
+def _equalised(job: Job, data: Opened, plain: Corrected) -> Corrected | None:
     """Gives the model with the tensors of its chains equalised and calibrated anew; None where it has no chain."""
-    found = equalise.chains(plain.base, graph.placed)
+    found = equalise.chains(plain.base, plain.placed)
     if not found:
         return None
     tensors = [chain.tensor for chain in found]
     run = ort.runner_from_model(qdq.with_outputs(plain.base, tensors), tensors)
-    peaks = _channel_peaks(run(batch) for batch in feeds())
+    peaks = _channel_peaks(run(batch) for batch in _some(data.calibration, plain.collected, SAMPLES))
     divisors = {chain: equalise.factors(plain.base, chain, peaks[chain.tensor]) for chain in found}
     changed = {chain: by for chain, by in divisors.items() if (by != 1).any()}
     if not changed:
         return None
     base = equalise.equalised(plain.base, changed)
     collected = _calibrated_anew(job, data, base, [chain.tensor for chain in changed], plain.collected)
-    method = plain.choice.base
-    anew = choose.ranges_by_method(collected.histograms(), method, plain.choice.swapped)
-    entry = Correction("cross-layer equalisation", len(changed), 0.0, 0.0, kept=False)
-    return Corrected(base, plain.choice._replace(ranges=anew), collected, (*plain.tried, entry))
+    anew = choose.ranges_by_method(collected.histograms(), plain.choice.base, plain.choice.swapped)
+    return plain._replace(
+        base=base,
+        choice=plain.choice._replace(ranges=anew),
+        collected=collected,
+        tried=_tried("cross-layer equalisation", len(changed)),
+    )
 
 
 def _channel_peaks(runs: Iterable[Tensors]) -> dict[str, NDArray[np.float32]]:

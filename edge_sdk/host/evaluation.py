@@ -96,7 +96,7 @@ def evaluated(
     run_float = ort.runner_from_model(checked.file(bundles.FLOAT_MODEL).read_bytes())
     with _as_judged(checked, backend) as engine:
         sides = _Sides(f"the float model of {path}", run_float, checked, engine.infer, is_raw=False)
-        return _judged(sides, opened, metric, max_drop=None, progress=progress)
+        return _judged(sides, opened, metric, is_asked=False, max_drop=None, progress=progress)
 
 
 def compared(
@@ -105,11 +105,13 @@ def compared(
     data: datasets.DataSpec,
     *,
     metric: str = metrics.AUTO,
-    max_drop: float = 0.5,
+    max_drop: float | None = None,
     backend: str = "onnxruntime",
     progress: Progress | None = None,
 ) -> Evaluation:
     """Gives what `second` is worth against `first` on the same raw samples, each with its own preprocessing.
+
+    `max_drop` None is the metric's own budget, `metrics.BUDGETS`.
 
     Raises:
         UsageError: the bundles do not take and give the same.
@@ -132,7 +134,7 @@ def compared(
             return engines[0].infer(samples.prepared_feeds(raw, manifest.inputs, manifest.preprocess))
 
         sides = _Sides(str(first), run_one, other, run_other, is_raw=True)
-        return _judged(sides, opened, metric, max_drop=max_drop, progress=progress)
+        return _judged(sides, opened, metric, is_asked=True, max_drop=max_drop, progress=progress)
 
 
 def _as_judged(checked: bundles.Bundle, backend: str) -> Engine:
@@ -165,19 +167,27 @@ class _Sides(NamedTuple):
 
 
 def _judged(
-    sides: _Sides, opened: samples.Data, metric: str, *, max_drop: float | None, progress: Progress | None
+    sides: _Sides,
+    opened: samples.Data,
+    metric: str,
+    *,
+    is_asked: bool,
+    max_drop: float | None,
+    progress: Progress | None,
 ) -> Evaluation:
+    """Gives the evaluation; where `is_asked` whether a budget holds, None is the metric's own."""
     checked = sides.checked
     batches = opened.batches()
     first = next(batches)
     probe = sides.run_reference(first.raw if sides.is_raw else first.feeds)
+    scored = metrics.chosen(metric, checked.manifest.outputs, is_labelled=opened.is_labelled, probe=probe)
     judgement = gate.judged(
         sides.run_reference,
         sides.run,
         _evaluated(first, batches, is_raw=sides.is_raw),
         outputs=checked.manifest.outputs,
-        metric=metrics.chosen(metric, checked.manifest.outputs, is_labelled=opened.is_labelled, probe=probe),
-        max_drop=0.0 if max_drop is None else max_drop,
+        metric=scored,
+        max_drop=scored.budget if max_drop is None else max_drop,
         on_samples=lambda done: progress("evaluate", done, opened.expected or done + 1) if progress else None,
     )
     verdict = judgement.verdict
@@ -193,8 +203,8 @@ def _judged(
         drop=verdict.drop,
         drop_low=verdict.drop_low,
         drop_high=verdict.drop_high,
-        max_drop=max_drop,
-        passed=None if max_drop is None else verdict.passed,
+        max_drop=verdict.max_drop if is_asked else None,
+        passed=verdict.passed if is_asked else None,
         agreement=verdict.agreement,
         outputs={name: OutputFigures(*error) for name, error in judgement.outputs.items()},
         skipped=dict(opened.skipped),

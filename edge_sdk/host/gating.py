@@ -50,6 +50,7 @@ class Gate:
         graph: of the build.
         run_float: runs the float model.
         metric: by name, or the one that model and data allow.
+        max_drop: points of it that may be lost.
     """
 
     def __init__(self, job: Job, data: Opened, scan: Scan, graph: Graph) -> None:
@@ -61,6 +62,7 @@ class Gate:
             is_labelled=data.evaluation.is_labelled,
             probe=self.run_float(scan.probe),
         )
+        self.max_drop = self.metric.budget if job.max_drop is None else job.max_drop
         self._count = len(scan.digests)
         self._picks = golden.Picks(self._count, job.seed)
         self._is_picked = False
@@ -75,7 +77,7 @@ class Gate:
                 self._watched(self.data.evaluation.batches()),
                 outputs=self.graph.model.outputs,
                 metric=self.metric,
-                max_drop=self.job.max_drop,
+                max_drop=self.max_drop,
                 on_samples=self.job.stages.counter(stage, self._count),
             )
         self._is_picked = True

@@ -77,7 +77,7 @@ class Job(NamedTuple):
     train: datasets.DataSpec | None
     board: str | None
     bench: worth.Bench | None
-    max_drop: float
+    max_drop: float | None
     metric: str
     method: str
     precision: str
@@ -195,7 +195,7 @@ class Judged(NamedTuple):
         judgement: of the model in the bundle.
         refused: of the plain INT8 model, where something else is in the bundle or layers had to go back to float.
         reason: why the bundle is not plain INT8; empty where it is.
-        ranking: the layers by what INT8 does to the outputs, the most harmful first; empty if nothing made it needed.
+        ranking: the layers by what INT8 does to their own outputs, the noisiest first; empty where none was measured.
         golden: the arrays of golden.npz.
         cpu: the form for ONNX Runtime on a CPU; None for the other precisions.
     """

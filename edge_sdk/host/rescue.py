@@ -1,5 +1,6 @@
 """What becomes of a model that misses its budget in INT8: few layers back to float, FP16, or a refusal."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -7,12 +8,11 @@ import numpy as np
 from edge_sdk import errors
 from edge_sdk.engines import ort
 from edge_sdk.engines.protocol import Tensors
-from edge_sdk.host import quantizing
+from edge_sdk.host import layerwise, quantizing
 from edge_sdk.host.gating import Gate
 from edge_sdk.host.graph import macs, placement
 from edge_sdk.host.job import Int8, Judged
 from edge_sdk.host.judge import gate, sensitivity
-from edge_sdk.host.judge.pairs import Pair
 from edge_sdk.records.bundle import Pinned
 
 MOST_FLOAT_RATIO = 0.5
@@ -27,12 +27,18 @@ UNLIKE_DB = 10.0
 _SHOWN = 3
 
 
-def judged(gatekeeper: Gate, int8: Int8 | None, *, reason: str = "") -> Judged:
+Ranking = tuple[sensitivity.Sensitivity, ...]
+
+
+def judged(
+    gatekeeper: Gate, int8: Int8 | None, *, noise: Mapping[str, float] | None = None, reason: str = ""
+) -> Judged:
     """Gives what goes into the bundle.
 
     Args:
         gatekeeper: of the build.
-        int8: the plain INT8 model; None where there is none.
+        int8: the INT8 model; None where there is none.
+        noise: by layer, what INT8 does to its own output, where that was measured already.
         reason: why there is none.
 
     Raises:
@@ -44,17 +50,18 @@ def judged(gatekeeper: Gate, int8: Int8 | None, *, reason: str = "") -> Judged:
         return Judged(precision, None, judgement, None, reason, (), gatekeeper.golden(None))
     judgement = gatekeeper.judgement(int8.content)
     if judgement.verdict.passed:
-        return Judged("int8", int8, judgement, None, "", (), gatekeeper.golden(int8.content))
-    ranking, calibration_db = _ranking(gatekeeper, int8)
-    unlike = _unlike_text(calibration_db, judgement)
+        ranking = sensitivity.ranked(noise or {})
+        return Judged("int8", int8, judgement, None, "", ranking, gatekeeper.golden(int8.content))
+    ranking, unlike = _ranking(gatekeeper, int8, noise or {}, judgement)
     found = _pinned(gatekeeper, int8, ranking)
     if found is None:
         return _without_int8(gatekeeper, int8, judgement, ranking, unlike)
     pinned, final = found
     names = [entry.node for entry in pinned.placed.pinned[len(int8.placed.pinned) :]]
     reason = (
-        f"INT8 everywhere lost {judgement.verdict.drop:.2f} points, {judgement.verdict.max_drop:g} allowed; with "
-        f"{len(names)} of {len(ranking)} layers back in float it loses {final.verdict.drop:.2f}{unlike}"
+        f"INT8 {_where(int8, ranking)} lost {judgement.verdict.drop:.2f} points, {judgement.verdict.max_drop:g} "
+        f"allowed; with {len(names)} of {len(ranking)} layers {_more(int8, ranking)}back in float it loses "
+        f"{final.verdict.drop:.2f}{unlike}"
     )
     return Judged("int8", pinned, final, judgement, reason, ranking, gatekeeper.golden(pinned.content))
 
@@ -65,25 +72,22 @@ def _precision_without_int8(gatekeeper: Gate) -> str:
     return "fp16" if precision == "fp16" or (precision == "auto" and gatekeeper.graph.placed.weights) else "float"
 
 
-def _ranking(gatekeeper: Gate, int8: Int8) -> tuple[tuple[sensitivity.Sensitivity, ...], float]:
-    """Measures each layer alone in INT8 on calibration samples, which the gate never sees.
+def _ranking(
+    gatekeeper: Gate, int8: Int8, noise: Mapping[str, float], judgement: gate.Judgement
+) -> tuple[Ranking, str]:
+    """Gives the layers by their noise on calibration samples, which the gate never sees, the noisiest first.
 
-    Gives the SQNR there of all layers in INT8, too.
+    Gives what to say where calibration and evaluation data are not alike, too.
     """
-    job, outputs = gatekeeper.job, gatekeeper.graph.model.outputs
-    nodes = [use.node for use in int8.placed.weights]
-    with job.stages("sensitivity"):
-        batches = _batches(gatekeeper, int8, sensitivity.sample_count(len(nodes)))
+    outputs = gatekeeper.graph.model.outputs
+    with gatekeeper.job.stages("sensitivity"):
+        batches = _batches(gatekeeper, int8, layerwise.SAMPLES)
+        if not noise:
+            noise = layerwise.measured(int8.base, int8.placed, int8.choice.ranges, batches).noise
         references = [(feeds, gatekeeper.run_float(feeds)) for feeds in batches]
-
-        def noise_of(node: str) -> float:
-            content = quantizing.variant_bytes(int8.base, int8.placed.only({node}), int8.choice.ranges, int8.shifts)
-            run = ort.runner_from_model(content)
-            pairs = (Pair(_count(feeds), wanted, run(feeds), None) for feeds, wanted in references)
-            return sensitivity.noise_ratio(pairs, outputs, gatekeeper.metric)
-
-        ranking = sensitivity.ranked(nodes, noise_of, job.stages.counter("sensitivity", len(nodes)))
-        return ranking, gate.worst_sqnr_db(ort.runner_from_model(int8.content), references, outputs)
+        run = ort.runner_from_model(int8.content)
+        calibration_db = gate.worst_output_sqnr_db(run, references, outputs)
+    return sensitivity.ranked(noise), _unlike_text(calibration_db, judgement)
 
 
 def _unlike_text(calibration_db: float, judgement: gate.Judgement) -> str:
@@ -120,16 +124,15 @@ def _count(feeds: Tensors) -> int:
     return len(next(iter(feeds.values())))
 
 
-def _pinned(
-    gatekeeper: Gate, int8: Int8, ranking: tuple[sensitivity.Sensitivity, ...]
-) -> tuple[Int8, gate.Judgement] | None:
+def _pinned(gatekeeper: Gate, int8: Int8, ranking: Ranking) -> tuple[Int8, gate.Judgement] | None:
     """Gives the INT8 model with the fewest layers of the ranking in float that keeps the budget; None if none does."""
-    order = _affordable(gatekeeper, ranking)
+    order = _affordable(gatekeeper, int8, ranking)
+    ranks = {one.node: rank for rank, one in enumerate(ranking, 1)}
     judgements: dict[int, gate.Judgement] = {}
 
     def placed(count: int) -> placement.Placement:
-        pins = [Pinned(one.node, _reason(one, rank, len(ranking))) for rank, one in enumerate(order[:count], 1)]
-        return int8.placed.without(pins)
+        reasons = {one.node: sensitivity.reason(one, ranks[one.node], len(ranking)) for one in order[:count]}
+        return int8.placed.without([Pinned(*found) for found in reasons.items()])
 
     def holds(count: int) -> bool:
         content = quantizing.variant_bytes(int8.base, placed(count), int8.choice.ranges, int8.shifts)
@@ -151,21 +154,26 @@ def _pinned(
     return pinned, judgements[count]
 
 
-def _affordable(gatekeeper: Gate, ranking: tuple[sensitivity.Sensitivity, ...]) -> tuple[sensitivity.Sensitivity, ...]:
+def _affordable(gatekeeper: Gate, int8: Int8, ranking: Ranking) -> Ranking:
     """Gives the head of the ranking that leaves INT8 enough of the arithmetic; one layer stays in INT8 at least."""
     most = MOST_FLOAT_RATIO if gatekeeper.job.precision == "auto" else 1.0
-    floats: set[str] = set()
-    for index, one in enumerate(ranking[:-1]):
-        floats.add(one.node)
-        if macs.int8_compute_ratio(gatekeeper.graph.macs, frozenset(floats)) > most:
-            return ranking[:index]
-    return ranking[:-1]
+    left = tuple(one for one in ranking if one.node in int8.placed.nodes)
+    kept = int8.placed.nodes
+    for index, one in enumerate(left[:-1]):
+        kept -= {one.node}
+        if macs.int8_compute_ratio(gatekeeper.graph.macs, kept) < 1 - most:
+            return left[:index]
+    return left[:-1]
 
 
-def _reason(one: sensitivity.Sensitivity, rank: int, layers: int) -> str:
-    return (
-        f"number {rank} of {layers} by measured sensitivity: alone in INT8 it leaves the outputs {one.sqnr_db:.1f} dB"
-    )
+def _where(int8: Int8, ranking: Ranking) -> str:
+    """Says how much of the model the INT8 of the first judgement was."""
+    before = len(ranking) - len(int8.placed.nodes)
+    return f"with {before} of {len(ranking)} layers in float" if before else "everywhere"
+
+
+def _more(int8: Int8, ranking: Ranking) -> str:
+    return "more " if len(ranking) > len(int8.placed.nodes) else ""
 
 
 class _Words(NamedTuple):
@@ -179,10 +187,10 @@ def _without_int8(
     gatekeeper: Gate,
     int8: Int8,
     judgement: gate.Judgement,
-    ranking: tuple[sensitivity.Sensitivity, ...],
+    ranking: Ranking,
     unlike: str,
 ) -> Judged:
-    words = _words(gatekeeper, judgement, ranking)
+    words = _words(gatekeeper, int8, judgement, ranking)
     if gatekeeper.job.precision != "auto":
         raise errors.GateError(
             f"{words.lost}. {words.tried}{unlike}; nothing was written. Give calibration data closer to what the model "
@@ -196,18 +204,18 @@ def _without_int8(
     return Judged(precision, None, final, judgement, f"{words.lost}. {words.tried}{unlike}{why}", ranking, golden)
 
 
-def _words(gatekeeper: Gate, judgement: gate.Judgement, ranking: tuple[sensitivity.Sensitivity, ...]) -> _Words:
+def _words(gatekeeper: Gate, int8: Int8, judgement: gate.Judgement, ranking: Ranking) -> _Words:
     verdict = judgement.verdict
     lost = (
         f"INT8 has {verdict.metric} {verdict.int8_score.value:.2%}, float {verdict.float_score.value:.2%} on "
         f"{verdict.samples} samples: {verdict.drop:.2f} points lost, {verdict.max_drop:g} allowed"
     )
     worst = ", ".join(f"{one.node} ({one.sqnr_db:.1f} dB)" for one in ranking[:_SHOWN])
-    most = len(_affordable(gatekeeper, ranking))
-    if most == 0 and len(ranking) > 1:
-        tried = "The most harmful layer alone is more than half of the arithmetic: without it INT8 would gain little"
-    elif most < len(ranking) - 1:
-        tried = f"{most} of {len(ranking)} layers, half of the arithmetic, back in float did not mend it"
+    most, left = len(_affordable(gatekeeper, int8, ranking)), len(int8.placed.nodes)
+    if most == 0 and left > 1:
+        tried = "The noisiest layer alone is more than half of the arithmetic: without it INT8 would gain little"
+    elif most < left - 1:
+        tried = f"{most} of {left} layers, half of the arithmetic, back in float did not mend it"
     else:
-        tried = "The most sensitive layers back in float did not mend it"
-    return _Words(lost, f"{tried} (most harmful alone: {worst})")
+        tried = "The noisiest layers back in float did not mend it"
+    return _Words(lost, f"{tried} (noisiest, by what INT8 leaves of their own output: {worst})")

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 SAME_OVERLAP = 0.5
 """Two boxes are the same above this intersection over union, as in PASCAL VOC."""
 
+_FEWEST_ROWS = 64
+
 _LARGEST_LOG = 10.0
 
 
@@ -26,6 +28,15 @@ class Rows(NamedTuple):
 def is_layout(shape: tuple[int, ...]) -> bool:
     """Says whether a shape can be ``[N, boxes, 4 + 1 + classes]`` or ``[N, 4 + classes, boxes]``."""
     return len(shape) == 3 and min(shape[1:]) >= 5 and max(shape[1:]) >= 4 * min(shape[1:])
+
+
+def is_detector(shape: tuple[int, ...]) -> bool:
+    """Says whether a shape is of that layout, with as many rows as a detector has at least.
+
+    >>> is_detector((1, 3549, 6)), is_detector((1, 84, 2100)), is_detector((1, 5, 20))
+    (True, True, False)
+    """
+    return is_layout(shape) and max(shape[1:]) >= _FEWEST_ROWS
 
 
 def rows_from_output(output: NDArray[np.floating]) -> Rows:

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from edge_sdk.engines import ort
+from edge_sdk.host import layerwise
 from edge_sdk.host.graph import bias, clean, equalise, placement, qdq
 from edge_sdk.host.graph import model as models
+from edge_sdk.records.bundle import Range
 
 
 def uneven(*, second="conv", activation="Relu", opset=17):
@@ -125,15 +127,34 @@ def test_dead_channels_keep_their_weights(tmp_path):
     assert equalise.factors(model, chain, np.zeros(16, np.float32)).tolist() == [1] * 16
 
 
+def ranges_of(scales):
+    return {name: Range(-127 * scale, 127 * scale, 127 * scale, scale) for name, scale in scales.items()}
+
+
+def test_the_layer_whose_own_scale_is_coarse_is_the_noisy_one_whatever_the_batches(tmp_path):
+    model, placed, _ = prepared(tmp_path, hg.residual())
+    probe = {"image": np.random.default_rng(1).uniform(0, 1, (64, 1, 8, 8)).astype(np.float32)}
+    fine = scales(model, placed, probe)
+    (tensor,) = {use.tensor for use in placed.activations if use.node == "branch"}
+    coarse = fine | {tensor: 8 * fine[tensor]}
+    plain, worse = (layerwise.measured(model, placed, ranges_of(one), [probe]).noise for one in (fine, coarse))
+    assert max(worse, key=worse.get) == "branch"
+    assert worse["branch"] == pytest.approx(64 * plain["branch"], rel=0.7)
+    assert {node for node in plain if worse[node] != plain[node]} == {"branch"}
+    parts = [{"image": probe["image"][start : start + 10]} for start in range(0, 64, 10)]
+    found = layerwise.measured(model, placed, ranges_of(coarse), parts)
+    assert found.noise == pytest.approx(worse, rel=1e-4)
+    whole = layerwise.measured(model, placed, ranges_of(coarse), [probe])
+    np.testing.assert_allclose(found.shifts["branch"], whole.shifts["branch"], atol=1e-5)
+
+
 @pytest.mark.parametrize("opset", [13, 17, 18])
 def test_the_mean_of_every_layer_comes_back(tmp_path, opset):
     proto = hg.residual(opset=opset)
     model, placed, _ = prepared(tmp_path, proto)
     probe = {"image": np.random.default_rng(1).uniform(0, 1, (64, 1, 8, 8)).astype(np.float32)}
     coarse = {name: 6 * scale for name, scale in scales(model, placed, probe).items()}
-    content, names = bias.mean_error_model(model, placed, coarse)
-    found = ort.runner_from_model(content, list(names.values()))(probe)
-    shifts = {layer: found[name] for layer, name in names.items()}
+    shifts = layerwise.measured(model, placed, ranges_of(coarse), [probe]).shifts
     assert shifts.keys() == placed.nodes
     wanted = outputs(model, probe)["logits"]
     plain, corrected = (
@@ -151,10 +172,10 @@ def test_a_layer_without_a_bias_gets_one_and_a_matmul_has_none(tmp_path):
     model, placed, probe = prepared(
         tmp_path, hg.graph(nodes, weights, {"x": ["N", 16, 4, 16]}, {"y": ["N", 16, 4, 16]})
     )
-    content, names = bias.mean_error_model(model, placed, scales(model, placed, probe))
-    assert names.keys() == {"bare", "up"}
-    found = ort.runner_from_model(content, list(names.values()))(probe)
-    assert {values.shape for values in found.values()} == {(16,)}
-    shifted = bias.with_biases(model, {layer: np.ones(16, np.float32) for layer in names})
+    found = layerwise.measured(model, placed, ranges_of(scales(model, placed, probe)), [probe])
+    assert found.shifts.keys() == {"bare", "up"}
+    assert found.noise.keys() == {"bare", "up", "product"}
+    assert {shift.shape for shift in found.shifts.values()} == {(16,)}
+    shifted = bias.with_biases(model, {layer: np.ones(16, np.float32) for layer in found.shifts})
     assert [len(n.input) for n in shifted.proto.graph.node] == [3, 3, 2]
     assert (outputs(shifted, probe, ["a"])["a"] - outputs(model, probe, ["a"])["a"]).mean() == pytest.approx(1)

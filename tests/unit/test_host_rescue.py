@@ -72,7 +72,7 @@ def test_the_one_layer_to_blame_goes_back_to_float(build, tmp_path, method):
     built = build(outlier(), method=method)
     (pinned,) = built.pinned
     assert (built.precision, pinned.node, built.passed) == ("int8", "middle", True)
-    assert "number 1 of 4 by measured sensitivity" in pinned.reason
+    assert "number 1 of 4 by measured noise" in pinned.reason
     assert "with 1 of 4 layers back in float" in built.reason
     assert [one.node for one in built.sensitivity][0] == "middle"
     assert len(built.sensitivity) == 4
@@ -107,10 +107,10 @@ def test_a_rescue_ends_the_same_each_time(build, tmp_path):
 
 def test_progress_is_told_of_ranking_and_pinning(build):
     seen = []
-    build(outlier(), progress=lambda *step: seen.append(step))
+    built = build(outlier(), progress=lambda *step: seen.append(step))
     ends = {stage: (done, total) for stage, done, total in seen}
-    assert ends["sensitivity"] == (4, 4)
     assert ends["pin"] == (200, 200)
+    assert {"sensitivity", "pin"} <= built.seconds.keys()
 
 
 def test_where_pinning_would_leave_little_in_int8_fp16_is_built_with_the_reason(build, tmp_path):
@@ -138,7 +138,7 @@ def test_what_fp16_can_t_hold_either_stays_in_float(build):
 
 def test_a_refusal_names_the_layers_and_writes_nothing(build, tmp_path):
     with pytest.raises(
-        errors.GateError, match=r"most harmful alone: middle .* dB.*nothing was written.*--precision auto"
+        errors.GateError, match=r"noisiest, .*: middle .* dB.*nothing was written.*--precision auto"
     ):
         build(outlier(), precision="int8", method="max", max_drop=0.0, evaluation=dark(tmp_path))
     assert not (tmp_path / "net.edge").exists()

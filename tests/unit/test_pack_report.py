@@ -159,7 +159,7 @@ def test_a_plain_build_has_no_such_parts():
 def test_a_long_ranking_is_folded_away():
     ranking = tuple(report.Sensitivity(f"layer{i}", float(i)) for i in range(40))
     found = read(sensitivity=ranking)
-    assert "28 less harmful layers" in " ".join(found.words)
+    assert "28 quieter layers" in " ".join(found.words)
     assert "layer39" in found.words
 
 

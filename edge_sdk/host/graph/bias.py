@@ -1,12 +1,12 @@
-"""Bias correction: INT8 rounding shifts the mean of a layer's output, and its bias can take the shift back.
+"""What INT8 does to each layer by itself: the noise in its output, and the shift of its mean that a bias takes back.
 
-Source: M. Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019; here with
-means measured on calibration samples. Each layer is compared with its own INT8 twin on the same float input, so that no
-layer corrects what an earlier one has corrected already.
+Each layer is compared with its own INT8 twin on the same float input, so that no layer corrects, or is blamed for, what
+an earlier one did. Source of the correction: M. Nagel et al., "Data-Free Quantization Through Weight Equalization and
+Bias Correction", ICCV 2019; here with means measured on calibration samples.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -21,10 +21,24 @@ _AXES_ARE_INPUTS = 18
 """ReduceMean takes its axes as an input from this opset on."""
 
 
-def mean_error_model(
+class Outputs(NamedTuple):
+    """What the model of twins gives of one layer.
+
+    Attributes:
+        power: sum of the squares of its output in float.
+        noise: sum of the squares of what INT8 changes of it.
+        mean: what INT8 takes from the mean of each channel; empty where the layer can have no bias to take it back.
+    """
+
+    power: str
+    noise: str
+    mean: str
+
+
+def model_of_twins(
     model: models.Model, placed: placement.Placement, scales: Mapping[str, float]
-) -> tuple[bytes, dict[str, str]]:
-    """Gives a serialised model, and by layer the output that tells the mean of float minus INT8 for each channel.
+) -> tuple[bytes, dict[str, Outputs]]:
+    """Gives a serialised model with an INT8 twin beside each layer, and by layer the outputs that compare both.
 
     Args:
         model: cleaned.
@@ -37,22 +51,21 @@ def mean_error_model(
     writer = qdq.Writer(proto.graph)
     weights = {use.node: use for use in placed.weights}
     activations = {use.node: use for use in placed.activations if use.node in weights}
-    names: dict[str, str] = {}
+    names: dict[str, Outputs] = {}
     ordered = []
     for node in proto.graph.node:
         ordered.append(node)
-        if node.name in weights and _bias_slot(node, wiring) is not None:
+        if node.name in weights:
             twin = onnx.NodeProto()
             twin.CopyFrom(node)
             twin.name, twin.output[0] = (writer.name(f"{text}_twin") for text in (node.name, node.output[0]))
             twin.input[0] = writer.activation(node.input[0], scales[activations[node.name].tensor])
             twin.input[1] = writer.weight(node.input[1], weights[node.name].axis)
-            mean, more = _mean_difference(node, twin, writer, wiring, model.opset)
-            names[node.name] = mean
+            names[node.name], more = _compared(node, twin, writer, wiring, model.opset)
             ordered += [twin, *more]
     del proto.graph.node[:]
     proto.graph.node.extend(ordered)
-    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names.values())
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for found in names.values() for name in found if name)
     writer.finish()
     return models.serialized(proto), names
 
@@ -95,19 +108,25 @@ def _channels(node: onnx.NodeProto, wiring: placement.Wiring) -> int:
     return channels * (groups if node.op_type == "ConvTranspose" else 1)
 
 
-def _mean_difference(
+def _compared(
     node: onnx.NodeProto, twin: onnx.NodeProto, writer: qdq.Writer, wiring: placement.Wiring, opset: int
-) -> tuple[str, list[onnx.NodeProto]]:
-    """Gives the name of the mean over everything but the channels, and the nodes that compute it."""
-    difference, mean = (writer.name(f"{node.output[0]}_{what}") for what in ("difference", "mean"))
-    is_matrix = node.op_type == "Gemm"
-    axes = [0] if is_matrix else [0, *range(2, len(wiring.shapes[node.input[1]]))]
+) -> tuple[Outputs, list[onnx.NodeProto]]:
+    """Gives the outputs that compare a layer with its twin, and the nodes that compute them."""
+    plain, other = node.output[0], twin.output[0]
+    difference, power, noise = (writer.name(f"{plain}_{what}") for what in ("difference", "power", "noise"))
+    made = [
+        onnx.helper.make_node("Sub", [plain, other], [difference], writer.name(f"{difference}_node")),
+        onnx.helper.make_node("ReduceSumSquare", [plain], [power], writer.name(f"{power}_node"), keepdims=0),
+        onnx.helper.make_node("ReduceSumSquare", [difference], [noise], writer.name(f"{noise}_node"), keepdims=0),
+    ]
+    if _bias_slot(node, wiring) is None:
+        return Outputs(power, noise, ""), made
+    mean = writer.name(f"{plain}_mean")
+    axes = [0] if node.op_type == "Gemm" else [0, *range(2, len(wiring.shapes[node.input[1]]))]
     inputs, attributes = [difference], dict[str, Any](keepdims=0)
     if opset >= _AXES_ARE_INPUTS:
         inputs.append(writer.constant(f"{mean}_axes", np.array(axes, np.int64)))
     else:
         attributes["axes"] = axes
-    return mean, [
-        onnx.helper.make_node("Sub", [node.output[0], twin.output[0]], [difference], writer.name(f"{mean}_sub")),
-        onnx.helper.make_node("ReduceMean", inputs, [mean], writer.name(f"{mean}_node"), **attributes),
-    ]
+    made.append(onnx.helper.make_node("ReduceMean", inputs, [mean], writer.name(f"{mean}_node"), **attributes))
+    return Outputs(power, noise, mean), made

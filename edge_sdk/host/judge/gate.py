@@ -83,14 +83,36 @@ def judged(
 
 
 def worst_sqnr_db(run: Run, references: Iterable[tuple[Tensors, Tensors]], outputs: tuple[TensorSpec, ...]) -> float:
-    """Gives the SQNR of the worst output of `run`, in dB, against (feeds, float outputs) pairs."""
-    sums: dict[str, Rows] = {name: np.zeros(2) for name in pairs.float_names(outputs)}
+    """Gives the SQNR of the worst part of any output of `run`, in dB, against (feeds, float outputs) pairs.
+
+    An output is one part, but for a detector's: its boxes and scores are parts of their own; see `pairs.parts`.
+    """
+    return min(scores.sqnr_db(power, noise) for power, noise in _sums(run, references, outputs, pairs.parts))
+
+
+def worst_output_sqnr_db(
+    run: Run, references: Iterable[tuple[Tensors, Tensors]], outputs: tuple[TensorSpec, ...]
+) -> float:
+    """Gives the SQNR of the worst output as a whole, which is what `Judgement.outputs` holds of each."""
+    sums = _sums(run, references, outputs, lambda pair, name: [pairs.flat(pair, name)])
+    return min(scores.sqnr_db(power, noise) for power, noise in sums)
+
+
+def _sums(
+    run: Run,
+    references: Iterable[tuple[Tensors, Tensors]],
+    outputs: tuple[TensorSpec, ...],
+    parts_of: Callable[[Pair, str], list[tuple[Rows, Rows]]],
+) -> list[tuple[float, float]]:
+    """Gives power and noise of each part of each output."""
+    sums: dict[tuple[str, int], Rows] = {}
     for feeds, expected in references:
         pair = Pair(len(next(iter(feeds.values()))), expected, run(feeds), None)
-        for name, total in sums.items():
-            wanted, given = pairs.flat(pair, name)
-            sums[name] = total + np.array([np.vdot(wanted, wanted), np.square(wanted - given).sum()])
-    return min(scores.sqnr_db(float(power), float(noise)) for power, noise in sums.values())
+        for name in pairs.float_names(outputs):
+            for part, (wanted, given) in enumerate(parts_of(pair, name)):
+                found = np.array([np.vdot(wanted, wanted), np.square(wanted - given).sum()])
+                sums[name, part] = sums.get((name, part), 0.0) + found
+    return [(float(power), float(noise)) for power, noise in sums.values()]
 
 
 class _Tally:

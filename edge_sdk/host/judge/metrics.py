@@ -10,7 +10,8 @@
 | signal | - | share of the outputs' power that is not quantisation noise, worst output (0.995 is 23 dB) |
 | cosine | - | mean cosine between both models' outputs, worst output |
 
-All but the first two take the float model's answers for the truth. ``name@threshold`` sets the threshold of detection
+All but the first two take the float model's answers for the truth, so that a changed answer is not always a wrong one:
+their budgets in BUDGETS are wider. ``name@threshold`` sets the threshold of detection
 (0.25) and iou (0.5). A function of the user's own, ``module:function``, is called as ``function(outputs, labels)`` with
 arrays of some samples (labels None where there are none) and gives one figure per sample, more is better, 0 to 1.
 """
@@ -40,6 +41,13 @@ TITLES = {
     "cosine": "cosine",
 }
 """By name on the command line, as reports name it."""
+
+BUDGETS = {"top-1": 0.5, "f1": 0.5, "agreement": 2.0, "detection": 5.0, "iou": 5.0, "signal": 1.0, "cosine": 0.5}
+"""Points that INT8 may lose unless told otherwise. Answers near a threshold or between two classes change with the
+slightest noise, for the better as for the worse. A hundredth of the power as noise is 20 dB, as is a cosine of 0.995.
+"""
+
+BUDGETS_TEXT = ", ".join(f"{name} {points:g}" for name, points in {**BUDGETS, "your own": own_metric.BUDGET}.items())
 
 _THRESHOLDS = {"detection": 0.25, "iou": 0.5}
 _WITH_LABELS = ("top-1", "f1")
@@ -103,7 +111,7 @@ def _best(outputs: tuple[TensorSpec, ...], *, is_labelled: bool, probe: Mapping[
 
 def _is_detector(output: NDArray[Any]) -> bool:
     """Says whether an output holds detections: of that layout, its scores between 0 and 1, one of them above."""
-    if output.dtype.kind != "f" or not detections.is_layout(output.shape) or max(output.shape[1:]) < 64:
+    if output.dtype.kind != "f" or not detections.is_detector(output.shape):
         return False
     found = np.concatenate([detections.rows_from_output(image).scores.ravel() for image in output])
     return bool(found.min() >= 0 and _THRESHOLDS["detection"] < found.max() <= 1)
@@ -142,7 +150,7 @@ def _top1(outputs: tuple[TensorSpec, ...], _threshold: float) -> Metric:
         labels = _labelled(pair)
         return _columns(*(found == labels for found in _answers(pair, outputs[0].name)))
 
-    return Metric(TITLES["top-1"], rows, _hit_figures)
+    return Metric(TITLES["top-1"], rows, _hit_figures, BUDGETS["top-1"])
 
 
 def _agreement(outputs: tuple[TensorSpec, ...], _threshold: float) -> Metric:
@@ -153,14 +161,17 @@ def _agreement(outputs: tuple[TensorSpec, ...], _threshold: float) -> Metric:
     def figures(all_rows: Rows) -> Figures:
         return _of_reference(scores.wilson_score(int(all_rows.sum()), len(all_rows)))
 
-    return Metric(TITLES["agreement"], rows, figures)
+    return Metric(TITLES["agreement"], rows, figures, BUDGETS["agreement"])
 
 
 def _f1(outputs: tuple[TensorSpec, ...], _threshold: float) -> Metric:
     def rows(pair: Pair) -> Rows:
         return _columns(_labelled(pair), *_answers(pair, outputs[0].name))
 
-    return Metric(TITLES["f1"], rows, lambda all_rows: Figures(*f1.macro_f1_scores(*all_rows.astype(np.int64).T)))
+    def figures(all_rows: Rows) -> Figures:
+        return Figures(*f1.macro_f1_scores(*all_rows.astype(np.int64).T))
+
+    return Metric(TITLES["f1"], rows, figures, BUDGETS["f1"])
 
 
 def _detection(outputs: tuple[TensorSpec, ...], threshold: float) -> Metric:
@@ -178,7 +189,7 @@ def _detection(outputs: tuple[TensorSpec, ...], threshold: float) -> Metric:
             )
         return _of_reference(intervals.bootstrap_score(all_rows, _dice))
 
-    return Metric(TITLES["detection"], rows, figures)
+    return Metric(TITLES["detection"], rows, figures, BUDGETS["detection"])
 
 
 def _dice(means: Rows) -> NDArray[np.float64]:
@@ -195,21 +206,21 @@ def _iou(outputs: tuple[TensorSpec, ...], threshold: float) -> Metric:
         shared = (wanted & given).sum(axis=1)
         return _columns(np.divide(shared, union, out=np.ones(pair.size), where=union > 0))
 
-    return Metric(TITLES["iou"], rows, _worst_mean_figures)
+    return Metric(TITLES["iou"], rows, _worst_mean_figures, BUDGETS["iou"])
 
 
 def _signal(outputs: tuple[TensorSpec, ...], _threshold: float) -> Metric:
     def rows(pair: Pair) -> Rows:
         return _columns(*(np.maximum(1 - noise_shares(pair, name), 0.0) for name in float_names(outputs)))
 
-    return Metric(TITLES["signal"], rows, _worst_mean_figures)
+    return Metric(TITLES["signal"], rows, _worst_mean_figures, BUDGETS["signal"])
 
 
 def _cosine(outputs: tuple[TensorSpec, ...], _threshold: float) -> Metric:
     def rows(pair: Pair) -> Rows:
         return _columns(*(_cosines(*flat(pair, name)) for name in float_names(outputs)))
 
-    return Metric(TITLES["cosine"], rows, _worst_mean_figures)
+    return Metric(TITLES["cosine"], rows, _worst_mean_figures, BUDGETS["cosine"])
 
 
 def _cosines(wanted: Rows, given: Rows) -> NDArray[np.float64]:

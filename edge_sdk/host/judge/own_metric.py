@@ -14,6 +14,9 @@ from edge_sdk.numerics import intervals
 Function: TypeAlias = "Callable[[Tensors, NDArray[np.int64] | None], Any]"
 """Takes the outputs of some samples and their labels (None where there are none), gives one figure per sample."""
 
+BUDGET = 0.5
+"""Points that INT8 may lose unless told otherwise: nothing is known of what they mean."""
+
 
 def metric_of_user(spec: str) -> Metric:
     """Gives the metric that a function of the user's own computes; see `metrics` for how it is called.
@@ -34,7 +37,7 @@ def metric_of_user(spec: str) -> Metric:
         first, second = (intervals.bootstrap_score(column[:, None], lambda means: means[:, 0]) for column in all_rows.T)
         return Figures(first, second, drop)
 
-    return Metric(spec, rows, figures)
+    return Metric(spec, rows, figures, BUDGET)
 
 
 def _user_rows(function: Function, spec: str, pair: Pair, outputs: Tensors) -> NDArray[np.float64]:

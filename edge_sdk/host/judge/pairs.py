@@ -8,10 +8,14 @@ from numpy.typing import NDArray
 
 from edge_sdk import errors
 from edge_sdk.engines.protocol import Tensors
+from edge_sdk.numerics import detections
 from edge_sdk.records.bundle import Score
 from edge_sdk.records.tensors import TensorSpec
 
 Rows = NDArray[np.float64]
+
+_CONFIDENT = 0.1
+"""Rows of a detector below this score say nothing about its detections; where all are below, its best counts."""
 
 
 class Pair(NamedTuple):
@@ -45,11 +49,13 @@ class Metric(NamedTuple):
         title: as reports name it.
         rows: float64[count, columns] of a batch.
         figures: of the rows of all samples.
+        budget: points that INT8 may lose of it, unless told otherwise.
     """
 
     title: str
     rows: Callable[[Pair], Rows]
     figures: Callable[[Rows], Figures]
+    budget: float
 
 
 def class_count(outputs: tuple[TensorSpec, ...]) -> int | None:
@@ -82,6 +88,30 @@ def flat(pair: Pair, name: str) -> tuple[Rows, Rows]:
     if answers.dtype.kind == "f" and not np.isfinite(answers).all():
         raise errors.ModelError(f"output {name!r} of the INT8 model is NaN or infinite; build with --precision float")
     return wanted.reshape(pair.size, -1).astype(np.float64), answers.reshape(pair.size, -1).astype(np.float64)
+
+
+def parts(pair: Pair, name: str) -> list[tuple[Rows, Rows]]:
+    """Gives an output of both models by what its values mean: as `flat` does, but a detector's boxes and scores apart.
+
+    Of a detector's rows only the confident ones count: boxes in pixels would drown the scores, and thousands of empty
+    anchors the few that matter.
+    """
+    wanted, given = flat(pair, name)
+    shape = pair.wanted[name].shape
+    if not detections.is_detector(shape):
+        return [(wanted, given)]
+    images = zip(wanted.reshape(shape), given.reshape(shape), strict=True)
+    rows = [_confident(*map(detections.rows_from_output, image)) for image in images]
+    columns = (np.split(np.concatenate(side), [1, 2, 3, 4], axis=1) for side in zip(*rows, strict=True))
+    return list(zip(*columns, strict=True))
+
+
+def _confident(wanted: detections.Rows, given: detections.Rows) -> tuple[Rows, Rows]:
+    """Gives four columns of boxes and one for each class, of the rows that the float model is confident of."""
+    best = wanted.scores.max(axis=1)
+    is_sure = best >= min(_CONFIDENT, float(best.max()))
+    one, other = (np.concatenate([rows.boxes, rows.scores], axis=1)[is_sure] for rows in (wanted, given))
+    return one, other
 
 
 def noise_shares(pair: Pair, name: str) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ _SHOWN = 12
 """Rows of a ranking that stand open; the rest is folded away."""
 
 _HARMLESS_DB = 20
-"""A layer this far below the worst does a hundredth of its harm: its bar is empty."""
+"""A layer this far below the worst has a hundredth of its noise: its bar is empty."""
 
 _ANSWERS = {"yes": "good", "no": "bad"}
 
@@ -60,7 +60,7 @@ def warnings(report: Report) -> str:
 
 
 def sensitivity(report: Report) -> str:
-    """Gives the ranking of the layers, the most harmful first."""
+    """Gives the ranking of the layers, the noisiest first."""
     if not report.sensitivity:
         return ""
     pinned = {entry.node for entry in report.pinned}
@@ -69,16 +69,16 @@ def sensitivity(report: Report) -> str:
         (
             text(one.node),
             f"{one.sqnr_db:.1f} dB",
-            charts.level(1 - (one.sqnr_db - worst) / _HARMLESS_DB, f"harm of {text(one.node)}"),
+            charts.level(1 - (one.sqnr_db - worst) / _HARMLESS_DB, f"noise of {text(one.node)}"),
             "back in float" if one.node in pinned else "",
         )
         for one in report.sensitivity
     ]
-    head = ("layer", "alone in INT8", "harm", "")
-    rest = f"<details><summary>{len(rows) - _SHOWN} less harmful layers</summary>{table(head, rows[_SHOWN:])}</details>"
+    head = ("layer", "SQNR of its own output", "noise", "")
+    rest = f"<details><summary>{len(rows) - _SHOWN} quieter layers</summary>{table(head, rows[_SHOWN:])}</details>"
     return (
-        f"<h2>Sensitivity</h2><p>Each layer alone in INT8, and the outputs' signal to noise on calibration samples, "
-        f"which the gate never sees; the most harmful first.</p>{table(head, rows[:_SHOWN])}"
+        f"<h2>Sensitivity</h2><p>Each layer in float and in INT8 on the same input, and the signal to noise of what it "
+        f"gives, on calibration samples, which the gate never sees; the noisiest first.</p>{table(head, rows[:_SHOWN])}"
         f"{rest if len(rows) > _SHOWN else ''}"
     )
 
@@ -105,7 +105,7 @@ def layers(report: Report) -> str:
     if not report.layers:
         return ""
     rows = [(text(one.node), text(one.precision), _share(one), _sqnr(one)) for one in report.layers]
-    body = table(("layer", "precision", "of the arithmetic", "alone in INT8"), rows)
+    body = table(("layer", "precision", "of the arithmetic", "SQNR of its own output in INT8"), rows)
     return f"<details><summary>{len(rows)} weighted layers</summary>{body}</details>"
 
 

@@ -25,7 +25,7 @@ class OutputFigures(msgspec.Struct, frozen=True):
 
 
 class Layer(msgspec.Struct, frozen=True):
-    """One weighted layer: its precision, its share of the multiply-accumulates, and its SQNR alone in INT8.
+    """One weighted layer: its precision, its share of the multiply-accumulates, and its SQNR in INT8.
 
     `sqnr_db` is None where no ranking was needed.
     """
@@ -37,7 +37,7 @@ class Layer(msgspec.Struct, frozen=True):
 
 
 class Sensitivity(msgspec.Struct, frozen=True):
-    """One layer alone in INT8: signal to noise of the outputs on calibration samples."""
+    """One layer in INT8: signal to noise of its own output on calibration samples, against float on the same input."""
 
     node: str
     sqnr_db: float
@@ -138,7 +138,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         coverage: whether more calibration data would help.
         reason: why the bundle is not plain INT8; empty where it is.
         refused: the verdict on plain INT8, where something else is in the bundle.
-        sensitivity: the layers, the most harmful first; empty where plain INT8 kept the budget.
+        sensitivity: the layers, the noisiest first; empty where none was measured.
         corrections: changes to the weights that were tried on held-out samples.
         layers: every weighted layer in graph order.
         worth_it: whether INT8 is worth it.

@@ -19,7 +19,7 @@ class BuildResult(msgspec.Struct, frozen=True, kw_only=True):
         precision: ``int8``, ``fp16`` or ``float``.
         reason: why it is not plain INT8; empty where it is.
         worth_it: whether INT8 is, and why.
-        sensitivity: the layers alone in INT8, the most harmful first; empty where plain INT8 kept the budget.
+        sensitivity: the layers by what INT8 does to their own outputs, the noisiest first; empty where not measured.
         corrections: changes to the weights that were tried.
         method: of calibration.
         samples: calibration samples behind the ranges; 0 where nothing was calibrated.
