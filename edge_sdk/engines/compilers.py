@@ -6,13 +6,15 @@ from typing import NamedTuple, cast
 from edge_sdk import errors, imports
 from edge_sdk.engines.nvidia import BuildOptions, Compiled, ShapeRange
 from edge_sdk.records.bundle import CompilerReport
+from edge_sdk.records.passport import Passport
 
 
 class Row(NamedTuple):
-    """A compiler: where its driver is, and what brings its package."""
+    """A compiler: where its driver is, what brings its package, and what reads the machine that its engines are for."""
 
     spec: str
     remedy: str
+    machine: str = ""
 
 
 COMPILERS: dict[str, Row] = {
@@ -20,6 +22,7 @@ COMPILERS: dict[str, Row] = {
         "edge_sdk.engines.trt:compile_model",
         "on a Jetson `sudo apt install python3-libnvinfer` and a virtual environment with --system-site-packages; "
         "on a workstation `pip install tensorrt`",
+        machine="edge_sdk.engines.trt:read_here",
     ),
     "tensorrt-rtx": Row("edge_sdk.engines.rtx:compile_model", "pip install 'edge_sdk[rtx]' (x86-64; needs no GPU)"),
 }
@@ -71,6 +74,18 @@ def check_model(model: bytes, *, progress: Callable[[str, int, int], None] | Non
         except errors.EngineError:
             continue  # it builds on a GPU only, and here is none
     return ABSENT.report
+
+
+def machine_here(name: str) -> Passport | None:
+    """Gives what the engines of a compiler are tied to on this machine; None where they are tied to none.
+
+    Raises:
+        UsageError: no such compiler, or its package is not installed.
+        EngineError: it needs a GPU, and here is none.
+    """
+    _driver(name)
+    spec = COMPILERS[name].machine
+    return cast("Callable[[], Passport]", imports.object_from_spec(spec))() if spec else None
 
 
 def _driver(name: str) -> Callable[..., Compiled]:

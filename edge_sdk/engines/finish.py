@@ -42,16 +42,32 @@ def compile_bundle(
         EngineError: the compiler refused the model, in its own words.
     """
     checked = bundles.read_bundle(path)
-    if (path / bundles.SIGNATURE).exists():
-        raise errors.BundleError(f"{path} is signed; an engine can only be added before signing, so compile it first")
+    check_unsigned(checked)
     model = checked.file(bundled.MODELS[checked.manifest.precision]).read_bytes()
     options = nvidia.BuildOptions(timings=path, dla_core=dla_core)
     compiled = compilers.compile_model(model, name=compiler, shapes=shapes, progress=progress, options=options)
-    made = plans.files_from_compiled(compiled)
-    files = {name: (path / name).read_bytes() for name in checked.manifest.files} | made
-    manifest = msgspec.structs.replace(
-        checked.manifest, files={name: bundles.file_entry(content) for name, content in files.items()}
-    )
-    return Finished(
-        bundles.write_bundle(path, manifest, files, replace=True), plans.plan_name(compiled.target), compiled.report
-    )
+    grown = with_files(checked, plans.files_from_compiled(compiled))
+    return Finished(grown, plans.plan_name(compiled.target), compiled.report)
+
+
+def check_unsigned(checked: bundles.Bundle) -> None:
+    """Raises BundleError for a signed bundle, to which nothing can be added."""
+    if (checked.path / bundles.SIGNATURE).exists():
+        raise errors.BundleError(
+            f"{checked.path} is signed; an engine can only be added before signing, so compile it first"
+        )
+
+
+def with_files(checked: bundles.Bundle, made: Mapping[str, bytes | Path]) -> bundles.Bundle:
+    """Gives the bundle with more files, its manifest and digest anew; all of it or nothing.
+
+    Raises:
+        BundleError: the bundle was changed since it was read.
+        UsageError: the disk is full.
+    """
+    if bundles.read_bundle(checked.path).digest != checked.digest:
+        raise errors.BundleError(f"{checked.path} was changed while its engine was built; compile it again")
+    files = {name: checked.path / name for name in checked.manifest.files} | dict(made)
+    entries = {name: bundles.file_entry(made[name]) for name in made}
+    manifest = msgspec.structs.replace(checked.manifest, files={**checked.manifest.files, **entries})
+    return bundles.write_bundle(checked.path, manifest, files, replace=True)

@@ -4,6 +4,7 @@ Reading refuses what is missing, changed, extra, a link or a folder, and hashes 
 Writing is all or nothing: a staging folder beside the target, synced, then renamed.
 """
 
+import errno
 import hashlib
 import os
 import shutil
@@ -112,24 +113,26 @@ def canonical_bytes(record: msgspec.Struct) -> bytes:
     return msgspec.json.encode(record, order="sorted")
 
 
-def file_entry(content: bytes) -> bundle.FileEntry:
-    """Gives size and SHA-256 of a file's content."""
+def file_entry(content: bytes | Path) -> bundle.FileEntry:
+    """Gives size and SHA-256 of a file's content, which may lie in a file and is then not held in memory."""
+    if isinstance(content, Path):
+        return bundle.FileEntry(content.stat().st_size, _sha256(content))
     return bundle.FileEntry(len(content), hashlib.sha256(content).hexdigest())
 
 
 def write_bundle(
-    target: Path, manifest: bundle.Manifest, files: Mapping[str, bytes], *, replace: bool = False
+    target: Path, manifest: bundle.Manifest, files: Mapping[str, bytes | Path], *, replace: bool = False
 ) -> Bundle:
     """Writes a bundle folder: all of it or nothing.
 
     Args:
         target: the folder to make; its parent must exist.
         manifest: lists exactly `files`.
-        files: content by name.
+        files: content by name, or where it lies.
         replace: an existing bundle at `target` gives way.
 
     Raises:
-        UsageError: `target` exists and is no bundle, or `replace` is off.
+        UsageError: `target` exists and is no bundle, or `replace` is off; or the disk is full.
     """
     check_target(target, replace=replace)
     assert {name: file_entry(content) for name, content in files.items()} == manifest.files
@@ -140,6 +143,12 @@ def write_bundle(
         staging.chmod(0o755)
         _sync_folder(staging)
         _put_in_place(staging, target)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise errors.UsageError(
+            f"there is no room for {target} ({error.strerror}); nothing was written: free some, or choose another place"
+        ) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return read_bundle(target)
@@ -178,16 +187,21 @@ def _check_file(file: Path, entry: bundle.FileEntry) -> None:
     size_bytes = file.stat().st_size
     if size_bytes != entry.size_bytes:
         raise errors.BundleError(f"{file} has {size_bytes} bytes, the manifest says {entry.size_bytes}; copy it again")
-    sha256 = hashlib.sha256()
-    with file.open("rb") as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            sha256.update(chunk)
-    if sha256.hexdigest() != entry.sha256:
+    sha256 = _sha256(file)
+    if sha256 != entry.sha256:
         raise errors.BundleError(
-            f"{file} does not match the manifest: SHA-256 {sha256.hexdigest()[:16]}..., "
+            f"{file} does not match the manifest: SHA-256 {sha256[:16]}..., "
             f"expected {entry.sha256[:16]}...; "
             "it was changed or damaged after packing, copy the bundle again"
         )
+
+
+def _sha256(file: Path) -> str:
+    found = hashlib.sha256()
+    with file.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            found.update(chunk)
+    return found.hexdigest()
 
 
 def _put_in_place(staging: Path, target: Path) -> None:
@@ -205,9 +219,13 @@ def _put_in_place(staging: Path, target: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _write_synced(file: Path, content: bytes) -> None:
+def _write_synced(file: Path, content: bytes | Path) -> None:
     with file.open("wb") as stream:
-        stream.write(content)
+        if isinstance(content, Path):
+            with content.open("rb") as source:
+                shutil.copyfileobj(source, stream, _CHUNK_BYTES)
+        else:
+            stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
 

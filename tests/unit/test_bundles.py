@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import resource
 
 import msgspec
 import pytest
@@ -147,6 +148,23 @@ class TestWriting:
 
     def test_the_same_contents_have_the_same_digest(self, tiny_bundle, tmp_path):
         assert self.write(tiny_bundle, tmp_path / "copy.edge").digest == tiny_bundle.digest
+
+    def test_contents_may_lie_in_files(self, tiny_bundle, tmp_path):
+        files = {name: tiny_bundle.file(name) for name in tiny_bundle.manifest.files}
+        assert bundles.write_bundle(tmp_path / "copy.edge", tiny_bundle.manifest, files).digest == tiny_bundle.digest
+
+    def test_a_full_disk_is_told_and_leaves_what_was_there(self, tiny_bundle, make_bundle, tmp_path):
+        other = make_bundle("other")
+        before = sorted(path.name for path in tmp_path.iterdir())
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (64, limits[1]))  # the nearest to a full disk that needs no root
+        try:
+            with pytest.raises(errors.UsageError, match=r"no room for .*nothing was written"):
+                self.write(tiny_bundle, other.path, replace=True)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert sorted(path.name for path in tmp_path.iterdir()) == before
+        assert bundles.read_bundle(other.path).digest == other.digest
 
     def test_nothing_but_the_bundle_is_left(self, tiny_bundle, tmp_path):
         folder = tmp_path / "out"

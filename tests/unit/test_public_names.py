@@ -38,6 +38,7 @@ def test_an_unknown_name_says_what_there_is():
 def test_every_error_has_an_exit_code_of_its_branch():
     codes = {
         errors.GateError: 1,
+        errors.CompatibilityError: 1,
         errors.UsageError: 2,
         errors.ModelError: 2,
         errors.DataError: 2,
