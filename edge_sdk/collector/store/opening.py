@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from edge_sdk import errors
+from edge_sdk.collector.store.asking import Reader
 from edge_sdk.collector.store.rows import Store
-from edge_sdk.collector.store.sqlite import SqliteStore
+from edge_sdk.collector.store.sqlite import SqliteReader, SqliteStore
 
 
 def open_store(database: str, *, refused_kept: int = 1000) -> Store:
@@ -17,11 +18,30 @@ def open_store(database: str, *, refused_kept: int = 1000) -> Store:
     Raises:
         SettingsError: it can't be used, or no store has that scheme.
     """
+    scheme, rest = _parts(database)
+    assert scheme == "sqlite"
+    return SqliteStore(Path(rest), refused_kept=refused_kept)
+
+
+def open_reader(database: str) -> Reader:
+    """Gives the reading half of a store that has been opened before.
+
+    Raises:
+        SettingsError: no store has that scheme.
+    """
+    _, rest = _parts(database)
+    return SqliteReader(Path(rest))
+
+
+def _parts(database: str) -> tuple[str, str]:
+    """Gives the kind of store, and its file or address."""
     scheme, separator, rest = database.partition("://")
     if not separator:
-        return SqliteStore(Path(database), refused_kept=refused_kept)
+        return "sqlite", database
     if scheme == "sqlite":
-        return SqliteStore(Path(rest.removeprefix("/")), refused_kept=refused_kept)
+        return "sqlite", rest.removeprefix("/")
+    if scheme in ("postgresql", "postgres"):
+        return "postgresql", database
     raise errors.SettingsError(
         f"no store for {scheme}://; expected a file, sqlite:///FILE or postgresql://USER@HOST/NAME"
     )

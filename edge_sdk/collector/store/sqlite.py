@@ -181,6 +181,43 @@ class SqliteStore(SqlWriting):
                 self._db.execute("ROLLBACK")
 
 
+class SqliteReader:
+    """Reads beside the writer: a connection for each question, so that none waits for another."""
+
+    tail = "r.id > (SELECT value FROM progress WHERE name = 'rolled')"
+
+    def __init__(self, file: Path) -> None:
+        self._uri = f"{file.absolute().as_uri()}?mode=ro"
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator["SqliteSnapshot"]:
+        """Gives one consistent view of the file.
+
+        Raises:
+            StoreError: it can't be read.
+        """
+        try:
+            with contextlib.closing(sqlite3.connect(self._uri, timeout=_BUSY_S, isolation_level=None, uri=True)) as db:
+                db.execute("BEGIN")
+                yield SqliteSnapshot(db)
+        except sqlite3.Error as error:
+            raise errors.StoreError(f"the database can't be read: {error}") from error
+
+    def close(self) -> None:
+        """Does nothing: a question closes what it opened."""
+
+
+class SqliteSnapshot:
+    """One consistent view."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def rows(self, query: str, values: Sequence[Any] = ()) -> Sequence[tuple[Any, ...]]:
+        """Gives the rows that a query answers."""
+        return self._db.execute(query, values).fetchall()
+
+
 _OLDER = "".join(
     f"ALTER TABLE {name} RENAME TO old_{name};"
     for name in ("samples", "marks", "states", "events", "refused", "refused_counts")

@@ -1,0 +1,80 @@
+"""What a question is about: which devices, which time, and how a store is read for it."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, Protocol
+
+from edge_sdk import errors
+
+_LONG_S = 48 * 3600
+"""Beyond it a question is answered from hours."""
+
+
+class Reader(Protocol):
+    """A store's reading half: connections of its own, safe from any thread."""
+
+    tail: str
+    """SQL condition on sample_rows AS r: not rolled up yet."""
+
+    def snapshot(self) -> AbstractContextManager["Snapshot"]:
+        """Gives one consistent view of the store.
+
+        Raises:
+            StoreError: it can't be read.
+        """
+        ...
+
+    def close(self) -> None:
+        """Ends its connections."""
+        ...
+
+
+class Snapshot(Protocol):
+    """One consistent view."""
+
+    def rows(self, query: str, values: Sequence[Any] = ()) -> Sequence[tuple[Any, ...]]:
+        """Gives the rows that a query answers."""
+        ...
+
+
+class Scope(NamedTuple):
+    """Which devices: all, those of a site, or those named."""
+
+    devices: tuple[str, ...] = ()
+    site: str = ""
+
+    def condition(self, column: str = "device") -> tuple[str, list[str]]:
+        """Gives an SQL condition on a device column, and its values."""
+        where: list[str] = []
+        values: list[str] = []
+        if self.devices:
+            where.append(f"device IN ({', '.join('?' * len(self.devices))})")
+            values += self.devices
+        if self.site:
+            where.append("site = ?")
+            values.append(self.site)
+        inner = f" WHERE {' AND '.join(where)}" if where else ""
+        return f"{column} IN (SELECT device FROM devices{inner})", values  # noqa: S608  # names and places only
+
+
+class Span(NamedTuple):
+    """A window of time in whole steps of a resolution."""
+
+    since: int
+    until: int
+    resolution_s: int
+
+
+def span_from_times(since_t: float, until_t: float, *, oldest_minute_t: float, step_s: int = 0) -> Span:
+    """Gives the window rounded outward to whole minutes, or hours where it is long, coarse or old.
+
+    Raises:
+        UsageError: it is empty.
+    """
+    if not since_t < until_t:
+        raise errors.UsageError(f"the window from {since_t:g} to {until_t:g} is empty; since must lie before until")
+    is_coarse = until_t - since_t > _LONG_S or since_t < oldest_minute_t or (step_s and step_s % 3600 == 0)
+    resolution_s = 3600 if is_coarse else 60
+    return Span(
+        int(since_t // resolution_s) * resolution_s, -int(-until_t // resolution_s) * resolution_s, resolution_s
+    )
