@@ -87,10 +87,11 @@ def test_the_page_fits_a_phone_and_the_dark():
     content = page.page_bytes(made()).decode()
     assert 'name="viewport" content="width=device-width' in content
     assert "prefers-color-scheme: dark" in content
+    assert "91.70\u00a0%" in content, "a figure keeps its unit on the line"
 
 
 def test_the_page_tells_everything():
-    text = " ".join(read().words)
+    text = " ".join(read().words).replace("\u00a0", " ")
     for word in ("91.70 %", "91.50 %", "90.40 to 92.80 %", "+0.20", "0.5 allowed", "99.70 %", "31.2", "98.7 %", "only 8 terms",
                  "mse (taken)", "tensorrt-rtx 1.7", "512 samples", "not an image", "1.23", "3.7x", "within budget"):  # fmt: skip
         assert word in text, word
@@ -98,7 +99,7 @@ def test_the_page_tells_everything():
 
 def test_what_others_wrote_is_text_never_markup():
     found = read()
-    text = " ".join(found.words)
+    text = " ".join(found.words).replace("\u00a0", " ")
     assert "bad <file>.png" in text
     assert "a <warning>" in text
     assert "file" not in found.tags
@@ -142,7 +143,7 @@ DECIDED = {
 
 def test_what_was_decided_is_told_with_its_reasons():
     found = read(**DECIDED)
-    text = " ".join(found.words)
+    text = " ".join(found.words).replace("\u00a0", " ")
     for word in ("What was refused", "INT8 everywhere lost 9.00 points", "82.70 %", "bad <layer>", "3.0 dB", "41.5 dB", "back in float",
                  "2 weighted layers", "75.0 %", "Corrections tried", "21.00 dB", "kept", "left out", "not measured",
                  "at most 1.90 times", "Rests on: accuracy, compute ratio"):  # fmt: skip
@@ -151,7 +152,7 @@ def test_what_was_decided_is_told_with_its_reasons():
 
 
 def test_a_plain_build_has_no_such_parts():
-    text = " ".join(read().words)
+    text = " ".join(read().words).replace("\u00a0", " ")
     for word in ("What was refused", "Sensitivity", "Corrections tried", "worth it"):
         assert word not in text
 

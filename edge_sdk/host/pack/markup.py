@@ -5,6 +5,9 @@ from collections.abc import Iterable, Sequence
 
 from edge_sdk.records.bundle import Score
 
+NBSP = "\u00a0"
+"""A space at which no line breaks: a figure keeps its unit."""
+
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Gives a table of cells that are HTML already; the first column is a name, the others keep together."""
@@ -24,12 +27,12 @@ def specs(values: Iterable[object]) -> str:
 
 def percent(score: Score) -> str:
     """Gives a share in per cent."""
-    return f"{100 * score.value:.2f} %"
+    return f"{100 * score.value:.2f}{NBSP}%"
 
 
 def interval(score: Score) -> str:
     """Gives the 95 % interval of a share."""
-    return f"{100 * score.low:.2f} to {100 * score.high:.2f} %"
+    return f"{100 * score.low:.2f} to {100 * score.high:.2f}{NBSP}%"
 
 
 def text(value: str) -> str:
