@@ -1,4 +1,4 @@
-"""When to roll up and when to prune: a little at a time, between two batches, never while messages wait."""
+"""When to roll up and when to prune: a little at a time, between two batches, seldom while messages wait."""
 
 import logging
 
@@ -7,9 +7,9 @@ from edge_sdk.collector.store.rows import Retention, Store
 
 _LOG = logging.getLogger(__name__)
 
-_ROLL_S = 20.0  # a question reads at most so many seconds of single Samples
-_ROLL_ROWS = 20_000  # and about so many of them
-_SLICE_ROWS = 2_000  # about 20 ms
+_ROLL_S = 10.0  # a question reads at most so many seconds of single Samples, while the collector keeps up
+_LATEST_S = 120.0  # so long the roll-up waits for a pause; then it takes its turn
+_SLICE_ROWS = 5_000  # about 100 ms; a chunk is written once for all its rows of a slice
 _PRUNE_S = 60.0
 
 
@@ -21,19 +21,20 @@ class Housekeeper:
         self._retention = retention
         self._clock = clocks
         self._rolled_s = self._pruned_s = clocks.boot_s()
-        self._stored = 0
 
-    def note_stored(self, count: int) -> None:
-        """Counts Samples that were stored."""
-        self._stored += count
+    def run_if_due(self, *, is_busy: bool) -> None:
+        """Does one slice of what is due; a store that does not take it is asked again later.
 
-    def run_if_due(self) -> None:
-        """Does one slice of what is due; a store that is busy is asked again next time."""
+        Args:
+            is_busy: more messages wait to be stored.
+        """
         now_s = self._clock.boot_s()
+        if is_busy and now_s - self._rolled_s < _LATEST_S:
+            return
         try:
-            if self._stored >= _ROLL_ROWS or now_s - self._rolled_s >= _ROLL_S:
+            if now_s - self._rolled_s >= _ROLL_S:
                 if self._store.roll_up(limit=_SLICE_ROWS) < _SLICE_ROWS:
-                    self._rolled_s, self._stored = now_s, 0
+                    self._rolled_s = now_s
             elif now_s - self._pruned_s >= _PRUNE_S and (
                 self._store.prune(self._retention, self._clock.wall_s(), limit=_SLICE_ROWS) < _SLICE_ROWS
             ):

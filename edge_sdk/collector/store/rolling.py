@@ -19,6 +19,7 @@ from edge_sdk.records import metrics
 
 MINUTE_S = 60
 HOUR_S = 3600
+_FULL_POINTS = 59
 
 _TEXTS = ("power_boundary", "power_mode")
 METRICS: tuple[str, ...] = tuple(
@@ -154,18 +155,23 @@ def _merge_chunks(
 
 
 def packed_points(t: NDArray[np.floating[Any]], values: NDArray[np.floating[Any]]) -> bytes:
-    """Gives points as bytes: for each column that has a value its number, then seconds and values by column."""
+    """Gives points as bytes: the columns that have a value, then seconds and values by column.
+
+    Compressed once there are as many as a minute has at one a second; until then the chunk is written again and again.
+    """
     used = np.flatnonzero(~np.isnan(values).all(axis=0)).astype(np.uint8)
-    body = np.concatenate([t.astype("<f4")[None, :], values[:, used].T.astype("<f4")])
-    return bytes([len(used)]) + used.tobytes() + zlib.compress(body.tobytes(), 1)
+    body = np.concatenate([t.astype("<f4")[None, :], values[:, used].T.astype("<f4")]).tobytes()
+    is_full = len(t) >= _FULL_POINTS
+    return bytes([is_full, len(used)]) + used.tobytes() + (zlib.compress(body, 1) if is_full else body)
 
 
 def unpacked_points(data: bytes) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Gives (seconds since the chunk's start, values[points, METRICS])."""
     if not data:
         return np.empty(0, np.float32), np.empty((0, len(METRICS)), np.float32)
-    used = np.frombuffer(data, np.uint8, count=data[0], offset=1)
-    body = np.frombuffer(zlib.decompress(data[1 + data[0] :]), "<f4").reshape(1 + len(used), -1)
+    used = np.frombuffer(data, np.uint8, count=data[1], offset=2)
+    packed = data[2 + data[1] :]
+    body = np.frombuffer(zlib.decompress(packed) if data[0] else packed, "<f4").reshape(1 + len(used), -1)
     values = np.full((body.shape[1], len(METRICS)), np.nan, np.float32)
     values[:, used] = body[1:].T
     return body[0], values
@@ -183,7 +189,7 @@ def unpacked_hours(data: bytes) -> NDArray[np.float64]:
     out = np.zeros((4, len(METRICS)))
     out[2], out[3] = np.inf, -np.inf
     if data:
-        stored = np.frombuffer(zlib.decompress(data), "<f8").reshape(4, -1)
+        stored = np.frombuffer(data, "<f8").reshape(4, -1)
         out[:, : stored.shape[1]] = stored
     return out
 
@@ -195,7 +201,7 @@ def _merged_hours(data: bytes, _: NDArray[np.float64], values: NDArray[np.float6
     out[1] += np.where(is_there, values, 0).sum(axis=0)
     out[2] = np.minimum(out[2], np.where(is_there, values, np.inf).min(axis=0))
     out[3] = np.maximum(out[3], np.where(is_there, values, -np.inf).max(axis=0))
-    return zlib.compress(out.astype("<f8").tobytes(), 1)
+    return out.astype("<f8").tobytes()
 
 
 class WindowSums(NamedTuple):
