@@ -1,45 +1,33 @@
 """How fast a bundle runs here: its Engine and the library's own run in turns, so that both meet the same machine."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from edge_sdk import clock
-from edge_sdk.engines import bundled, golden, registry
+from edge_sdk.engines import bundled, golden, registry, turns
 from edge_sdk.engines.engine import Engine
 from edge_sdk.engines.protocol import Tensors
 from edge_sdk.engines.remembered import Choice
+from edge_sdk.engines.sustained import Course, Meter, Point
+from edge_sdk.engines.turns import Run, Turns
 from edge_sdk.wire import bundles
 
-WARM_UP_NS = 100_000_000
-TURN_NS = 250_000_000
-"""Short against a change of clock speed, long against a change of caches."""
 
-TICK_NS = 100_000_000
-"""How often a power meter is read during a turn."""
+class Plan(NamedTuple):
+    """How long to run.
 
+    Attributes:
+        seconds: of measurement, both loops together.
+        soak_s: under load before it, until the heat has settled, at most so long; 0 begins at once.
+        idle_s: at rest before all that, for the idle power; 0 leaves it out.
+    """
 
-class Meter(Protocol):
-    """Electrical energy, where the machine tells."""
-
-    def begin(self) -> None:
-        """Begins to measure."""
-        ...
-
-    def tick(self) -> None:
-        """Reads in between; called every 0.1 s."""
-        ...
-
-    def energy_j(self) -> float | None:
-        """Gives the energy since `begin`; None when it could not be read."""
-        ...
-
-    def reason(self) -> str:
-        """Gives why there is no energy; an empty text where there is."""
-        ...
+    seconds: float
+    soak_s: float = 0.0
+    idle_s: float = 0.0
 
 
 class Loop(msgspec.Struct, frozen=True):
@@ -66,6 +54,15 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
         p50_ratio: of the two medians; None likewise.
         energy_per_inference_j: idle power included; None where it can't be read.
         energy_reason: why it can't.
+        idle_power_w: at rest before; None where it was not asked for, or can't be read.
+        extra_energy_per_inference_j: beyond the idle power; None likewise.
+        power_w: mean while the Engine ran; None where it can't be read.
+        soaked_s: under load before the measurement.
+        has_settled: whether the heat stayed where it is at its end; None where it is not known.
+        temperature_first_c, temperature_last_c, temperature_max_c: of the hottest sensor, over soak and measurement.
+        throttled_s: seconds of the measurement in which a limit slowed the machine down; None where it is not told.
+        missing: why each of energy_j, power_w, temperature_c, clock_hz and throttled that is None is so.
+        course: the run over time, soak included.
         seconds: wall time of the measurement.
     """
 
@@ -78,6 +75,17 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
     p50_ratio: float | None
     energy_per_inference_j: float | None
     energy_reason: str
+    idle_power_w: float | None
+    extra_energy_per_inference_j: float | None
+    power_w: float | None
+    soaked_s: float
+    has_settled: bool | None
+    temperature_first_c: float | None
+    temperature_last_c: float | None
+    temperature_max_c: float | None
+    throttled_s: float | None
+    missing: dict[str, str]
+    course: tuple[Point, ...]
     seconds: float
 
 
@@ -85,7 +93,7 @@ def bench(
     checked: bundles.Bundle,
     choice: Choice | None,
     *,
-    seconds: float,
+    plan: Plan,
     meter: Meter,
     backend: str = "onnxruntime",
     threads: int = 0,
@@ -97,8 +105,8 @@ def bench(
     Args:
         checked: the bundle.
         choice: from `bundled.chosen`.
-        seconds: how long to measure, both loops together.
-        meter: of electrical energy.
+        plan: how long to run.
+        meter: of power, heat and limits.
         backend: as for `bundled.open_engine`.
         threads: likewise.
         ticks: the clock.
@@ -111,14 +119,28 @@ def bench(
     make_bare = registry.find_bare_loop(backend)
     threads = threads or (choice.threads if choice else 0)
     bare = make_bare(bundled.model_of_choice(checked, choice, backend=backend), threads) if make_bare else None
+    idle_power_w = _idle_power_w(meter, ticks, plan.idle_s)
+    course = Course(plan.soak_s + plan.seconds)
     with bundled.engine_of_choice(checked, choice, backend=backend, threads=threads) as engine:
-        turns = _Turns(_feeds(checked, engine), ticks)
-        for run in filter(None, (engine.infer, bare)):
-            turns.take(run, WARM_UP_NS)
-        ours, theirs, energies_j = _measured(turns, engine, bare, meter, seconds=seconds, progress=progress)
-    loop, floor = _loop(ours), _loop(theirs) if theirs else None
-    measured_j = [energy for energy in energies_j if energy is not None]
-    is_known = len(measured_j) == len(energies_j)
+        run = Run(
+            Turns(_feeds(checked, engine), ticks),
+            engine=engine,
+            bare=bare,
+            meter=meter,
+            course=course,
+            ticks=ticks,
+            progress=progress,
+        )
+        run.warm_up()
+        soaked_s = run.soak(plan.soak_s)
+        has_settled = course.has_settled()
+        run.measure(plan.seconds)
+    loop, floor = _loop(run.ours), _loop(run.theirs) if run.theirs else None
+    reasons = dict(meter.reasons())
+    energy_j = run.energy_j()
+    points = course.points()
+    heat_c = [point.temperature_c for point in points if point.temperature_c is not None]
+    own_s = sum(run.ours) / 1e9
     return Bench(
         engine=engine.name,
         threads=threads,
@@ -127,65 +149,36 @@ def bench(
         loop=loop,
         bare=floor,
         p50_ratio=loop.p50_ms / floor.p50_ms if floor else None,
-        energy_per_inference_j=sum(measured_j) / loop.inferences if is_known else None,
-        energy_reason="" if is_known else meter.reason(),
-        seconds=(sum(ours) + sum(theirs)) / 1e9,
+        energy_per_inference_j=None if energy_j is None else energy_j / loop.inferences,
+        energy_reason="" if energy_j is not None else reasons.get("energy_j", "a part of the time was not read"),
+        idle_power_w=idle_power_w,
+        extra_energy_per_inference_j=(
+            None
+            if energy_j is None or idle_power_w is None
+            else max(0.0, energy_j - idle_power_w * run.ours_s) / loop.inferences
+        ),
+        power_w=None if energy_j is None else energy_j / run.ours_s,
+        soaked_s=soaked_s,
+        has_settled=has_settled,
+        temperature_first_c=heat_c[0] if heat_c else None,
+        temperature_last_c=heat_c[-1] if heat_c else None,
+        temperature_max_c=max(heat_c, default=None),
+        throttled_s=course.throttled_s(),
+        missing=reasons,
+        course=points,
+        seconds=own_s + sum(run.theirs) / 1e9,
     )
 
 
-class _Turns:
-    """Runs functions for a while on the golden inputs, one after the other."""
-
-    def __init__(self, feeds: tuple[Tensors, ...], ticks: clock.Clock) -> None:
-        self._feeds = feeds
-        self._clock = ticks
-
-    def take(
-        self,
-        run: Callable[[Mapping[str, NDArray[Any]]], object],
-        for_ns: int,
-        tick: Callable[[], None] | None = None,
-    ) -> list[int]:
-        """Gives the nanoseconds of each run."""
-        tick_ns = self._clock.tick_ns
-        spent_ns: list[int] = []
-        begun_ns = before_ns = ticked_ns = tick_ns()
-        index = 0
-        while before_ns - begun_ns < for_ns or not spent_ns:
-            run(self._feeds[index % len(self._feeds)])
-            after_ns = tick_ns()
-            spent_ns.append(after_ns - before_ns)
-            index += 1
-            if tick is not None and after_ns - ticked_ns > TICK_NS:
-                tick()
-                ticked_ns = after_ns = tick_ns()
-            before_ns = after_ns
-        return spent_ns
-
-
-def _measured(
-    turns: _Turns,
-    engine: Engine,
-    bare: Callable[[Mapping[str, NDArray[Any]]], object] | None,
-    meter: Meter,
-    *,
-    seconds: float,
-    progress: Callable[[str, int, int], None] | None,
-) -> tuple[list[int], list[int], list[float | None]]:
-    """Gives the runs of the Engine, those of the bare loop, and the energy of each of the Engine's turns."""
-    ours: list[int] = []
-    theirs: list[int] = []
-    energies_j: list[float | None] = []
-    rounds = max(1, round(seconds * 1e9 / TURN_NS / (2 if bare else 1)))
-    for done in range(rounds):
-        meter.begin()
-        ours += turns.take(engine.infer, TURN_NS, meter.tick)
-        energies_j.append(meter.energy_j())
-        if bare is not None:
-            theirs += turns.take(bare, TURN_NS)
-        if progress is not None:
-            progress("bench", done + 1, rounds)
-    return ours, theirs, energies_j
+def _idle_power_w(meter: Meter, ticks: clock.Clock, idle_s: float) -> float | None:
+    if not idle_s:
+        return None
+    meter.begin()
+    ends_s = ticks.boot_s() + idle_s
+    while (left_s := ends_s - ticks.boot_s()) > 0:
+        ticks.sleep(min(left_s, turns.TICK_NS / 1e9))
+        meter.tick()
+    return meter.take().power_w
 
 
 def _feeds(checked: bundles.Bundle, engine: Engine) -> tuple[Tensors, ...]:
@@ -196,7 +189,7 @@ def _feeds(checked: bundles.Bundle, engine: Engine) -> tuple[Tensors, ...]:
     return ({name: np.zeros(*shape) for name, shape in shapes.items()},)
 
 
-def _loop(spent_ns: list[int]) -> Loop:
+def _loop(spent_ns: Sequence[int]) -> Loop:
     p50, p90, p99 = np.percentile(spent_ns, (50, 90, 99)) / 1e6
     return Loop(
         len(spent_ns), float(p50), float(p90), float(p99), min(spent_ns) / 1e6, len(spent_ns) / (sum(spent_ns) / 1e9)

@@ -6,12 +6,16 @@ import host_graphs as hg
 import numpy as np
 import pytest
 
-from edge_sdk.cli import main, places
+from edge_sdk.cli import bench_page, main, places
 from edge_sdk.device.slots import loading
 from edge_sdk.engines import benching, bundled, ort, registry
+from edge_sdk.engines.benching import Plan
+from edge_sdk.engines.sustained import Conditions
 from edge_sdk.errors import BundleError
 from edge_sdk.host import builder
 from edge_sdk.records.bundle import CompilerReport, Preprocess
+from edge_sdk.testing.board import FakeBoard
+from edge_sdk.testing.clock import FakeClock
 from edge_sdk.wire import bundles
 
 
@@ -71,41 +75,167 @@ def test_bench_wants_a_time_that_can_pass(built, capsys, seconds):
     assert "expected more than 0" in capsys.readouterr().err
 
 
-class _Meter:
-    """Half a joule in each turn, from the second on if it is `late`."""
+class Meter:
+    """Half a joule in each turn, from the second turn of the Engine on if it is `late`; as warm and slow as told."""
 
-    def __init__(self, *, late=False):
-        self.begun = 0
-        self.late = late
+    def __init__(self, *, late=False, heat=lambda turn: 40.0, throttled=lambda turn: False):
+        self.turns = 0
+        self.late, self.heat, self.throttled = late, heat, throttled
 
     def begin(self):
-        self.begun += 1
+        pass
 
     def tick(self):
         pass
 
-    def energy_j(self):
-        return None if self.late and self.begun == 1 else 0.5
+    def take(self):
+        self.turns += 1
+        energy_j = None if self.late and self.turns == 1 else 0.5
+        return Conditions(energy_j, 2.0, self.heat(self.turns), None, self.throttled(self.turns))
 
-    def reason(self):
-        return "the first reading failed"
+    def reasons(self):
+        return {"energy_j": "the first reading failed", "clock_hz": "no clock"}
 
 
-def test_energy_is_shared_by_the_inferences_of_its_turns(built):
-    checked = bundles.read_bundle(built / "net.edge")
-    meter = _Meter()
+class TurnClock(FakeClock):
+    """A clock on which every look at it takes a hundredth of a second, so that a turn of 0.25 s is a few runs."""
 
-    found = benching.bench(checked, None, seconds=1.0, meter=meter)
+    step_s = 0.01
 
-    assert meter.begun == 2
+    def tick_ns(self):
+        self.advance(self.step_s)
+        return super().tick_ns()
+
+
+def benched(built, meter, *, backend="onnxruntime", **plan):
+    values = {"seconds": 10.0, **plan}
+    return benching.bench(
+        bundles.read_bundle(built / "net.edge"), None, plan=Plan(**values), meter=meter, backend=backend,
+        ticks=TurnClock(),
+    )  # fmt: skip
+
+
+def test_energy_is_shared_by_the_inferences_of_the_engines_turns(built):
+    found = benched(built, Meter(), seconds=1.0)
     assert found.energy_per_inference_j == pytest.approx(0.5 * 2 / found.loop.inferences)
     assert found.energy_reason == ""
 
 
 def test_energy_that_was_not_read_all_the_time_is_none(built):
-    found = benching.bench(bundles.read_bundle(built / "net.edge"), None, seconds=1.0, meter=_Meter(late=True))
-
+    found = benched(built, Meter(late=True), seconds=1.0)
     assert (found.energy_per_inference_j, found.energy_reason) == (None, "the first reading failed")
+    assert found.power_w is None
+
+
+def test_idle_power_is_measured_before_and_taken_off_on_request(built):
+    found = benched(built, Meter(), seconds=1.0, idle_s=2.0)
+    assert found.idle_power_w == 2.0
+    assert 0 <= found.extra_energy_per_inference_j < found.energy_per_inference_j
+    assert benched(built, Meter(), seconds=1.0).extra_energy_per_inference_j is None
+
+
+def test_a_soak_ends_when_the_heat_has_settled(built):
+    settling = Meter(heat=lambda turn: min(60.0, 30.0 + turn * 0.1))  # 300 turns of a quarter second
+    found = benched(built, settling, soak_s=900.0)
+    assert found.has_settled is True
+    assert 120 < found.soaked_s < 200
+    assert {point.phase for point in found.course} == {"soak", "measure"}
+    assert (found.temperature_first_c, found.temperature_max_c) == (pytest.approx(30, abs=1), 60.0)
+    assert found.course[-1].t_s > found.course[0].t_s
+
+
+def test_a_soak_that_does_not_settle_ends_in_time_and_says_so(built):
+    found = benched(built, Meter(heat=lambda turn: turn * 0.1), soak_s=100.0)
+    assert found.has_settled is False
+    assert found.soaked_s == pytest.approx(100, abs=1)
+
+
+def test_without_a_thermometer_a_soak_is_short_and_nobody_knows(built):
+    found = benched(built, Meter(heat=lambda _: None), soak_s=900.0)
+    assert found.has_settled is None
+    assert found.soaked_s == pytest.approx(60, abs=1)
+    assert found.temperature_max_c is None
+
+
+def test_throttled_seconds_are_those_of_the_measurement(built):
+    found = benched(built, Meter(throttled=lambda turn: turn % 2 == 0), seconds=10.0)
+    assert found.throttled_s == pytest.approx(5.0, rel=0.1)
+    assert any(point.throttled for point in found.course)
+    assert benched(built, Meter(), seconds=2.0).throttled_s == 0.0
+    assert benched(built, Meter(throttled=lambda turn: None if turn == 3 else False), seconds=2.0).throttled_s is None
+
+
+def test_the_course_adds_up_to_the_whole(built):
+    found = benched(built, Meter(), seconds=20.0)
+    assert sum(point.inferences for point in found.course) == found.loop.inferences
+    assert len(found.course) <= 600
+    assert all(point.p50_ms <= point.p99_ms for point in found.course)
+
+
+def test_a_long_run_has_no_more_points_than_a_page_can_show(built, monkeypatch):
+    monkeypatch.setattr(TurnClock, "step_s", 0.2)
+    assert 300 < len(benched(built, Meter(), seconds=1500.0).course) <= 620
+
+
+@pytest.fixture
+def orin(tmp_path):
+    FakeBoard(tmp_path / "board").become("orin_nano")
+    return tmp_path / "board"
+
+
+def test_a_simulated_board_is_called_so_everywhere(built, orin, tmp_path, capsys):
+    page = tmp_path / "bench.html"
+    arguments = ["bench", str(built / "net.edge"), "--seconds", "1.5", "--root", str(orin), "--page", str(page)]
+    assert main.run([*arguments, "--idle", "0.3"]) == 0
+    text = capsys.readouterr().out
+    assert "SIMULATED" in text
+    assert "W (module)" in text
+    assert "beyond the idle" in text
+    assert "none met" in text
+    assert main.run([*arguments, "--json"]) == 0
+    found = document(capsys)
+    assert (found["simulated"], found["power_boundary"], found["machine"]["simulated"]) == (True, "module", "yes")
+    assert found["bench"]["energy_per_inference_j"] > 0
+    whole = page.read_text()
+    assert "SIMULATED BOARD" in whole
+    assert whole.count("<svg") == 4
+
+
+def test_what_this_board_does_not_tell_has_its_reason_on_the_page(built, tmp_path, capsys):
+    FakeBoard(tmp_path / "bare")
+    page = tmp_path / "bench.html"
+    arguments = ["bench", str(built / "net.edge"), "--seconds", "1.5", "--root", str(tmp_path / "bare")]
+    assert main.run([*arguments, "--page", str(page)]) == 0
+    text = capsys.readouterr().out
+    assert "energy       not read: no power sensor" in text
+    assert "heat         not read:" in text
+    assert "limits       not read:" in text
+    whole = page.read_text()
+    assert whole.count('class="reason"') == 3
+    assert "no power sensor: no INA3221 rail" in whole
+    assert whole.count("<svg") == 1
+
+
+def test_the_page_needs_nothing_from_elsewhere_and_obeys_nothing(built, orin, capsys):
+    course = benched(built, Meter(throttled=lambda turn: turn > 20), seconds=10.0, soak_s=100.0)
+    whole = bench_page.page_text("<script>x", course, {"module": "<b>"}, boundary="<i>", simulated=False)
+    assert "SIMULATED" not in whole
+    assert "THROTTLED for" in whole
+    assert not any(word in whole for word in ("<script", "http:", "https:", "src=", "<b>&", "@import"))
+    assert "&lt;script&gt;x" in whole
+    assert "warming up, not counted" in whole
+    assert "width=device-width" in whole
+
+
+def test_a_page_in_no_folder_is_refused_before_anything_runs(built, capsys):
+    assert main.run(["bench", str(built / "net.edge"), "--page", "/nowhere/at/all.html"]) == 2
+    assert "there is no folder /nowhere/at" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--soak", "--idle"])
+def test_bench_wants_phases_that_can_pass(built, capsys, option):
+    assert main.run(["bench", str(built / "net.edge"), option, "-1"]) == 2
+    assert "expected 0 or more" in capsys.readouterr().err
 
 
 class OwnBackend:
