@@ -175,7 +175,10 @@ class Birth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that happened once: throttled, rolled back, records dropped, alert raised."""
+    """Something that happened once: throttled, rolled back, records dropped, alert raised.
+
+    `seq` numbers the events of a boot; one with a number is sent again until its receipt.
+    """
 
     v: Annotated[int, msgspec.Meta(ge=1, le=1000)]
     device: DeviceId
@@ -184,10 +187,21 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     kind: Key
     message: Annotated[str, msgspec.Meta(max_length=2000)]
     details: Annotated[dict[Key, str | int | float | bool | None], msgspec.Meta(max_length=64)] = {}
+    seq: Seq | msgspec.UnsetType = msgspec.UNSET
+
+
+BOOT_CLOSED = "boot_closed"
+"""Kind of the event that says that nothing more comes of an earlier boot: details of_boot, newest_seq, dropped."""
+EVENTS_PER_RECEIPT = 1024
 
 
 class Receipt(msgspec.Struct, frozen=True):
-    """From the collector after its commit: everything of this boot up to and including `upto` is stored."""
+    """From the collector after its commit: every Sample of this boot up to and including `upto` is stored.
+
+    `events` are the numbers of the events of this boot that were stored with it; a collector that gives no receipts
+    for events leaves it out.
+    """
 
     boot: Boot
     upto: Annotated[int, msgspec.Meta(ge=-1, le=2**63 - 1)]
+    events: Annotated[tuple[Seq, ...], msgspec.Meta(max_length=EVENTS_PER_RECEIPT)] | msgspec.UnsetType = msgspec.UNSET
