@@ -31,7 +31,7 @@ _OPTIONS = {
 }
 """Which setting an option overrides."""
 
-_PATHS = ("http_socket", "grpc_socket", "frames_socket", "model_repository")
+_PATHS = ("http_socket", "grpc_socket", "frames_socket", "model_repository", "state_folder")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

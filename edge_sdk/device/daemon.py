@@ -21,7 +21,9 @@ from edge_sdk.device.sense.happenings import Happening
 from edge_sdk.device.sense.protocol import Sensor
 from edge_sdk.device.settings import DaemonSettings
 from edge_sdk.device.spool.forwarding import Forwarder
-from edge_sdk.device.spool.memory import MemorySpool, SpoolState
+from edge_sdk.device.spool.held import Limits
+from edge_sdk.device.spool.records import News, SpoolState
+from edge_sdk.device.spool.spool import Spool, SpoolSettings
 from edge_sdk.engines.protocol import Tensors
 from edge_sdk.link.protocol import Link, LinkState, Will
 from edge_sdk.records import telemetry
@@ -33,6 +35,8 @@ _SHORTEST_S = 1e-3
 """An interval is at least this long in a Sample, also when the daemon stops right after one."""
 _LAST_RECEIPT_S = 0.5
 """How long the last Sample may wait for its receipt, where a collector has given any."""
+_IN_MEMORY = 3600
+"""Samples held at most that have no place on disk: an hour at one per second, about 8 MB."""
 _GOODBYE_S = 0.5
 """How long the link may take to send what is in flight at the end."""
 
@@ -96,8 +100,6 @@ class Daemon:
         self._settings = settings
         self._clock = clocks
         self._notifier = notifier or Notifier()
-        boot = reports.boot_id(started_s=clocks.wall_s(), random_bits=secrets.randbits(32))
-        self._identity = reports.Identity(settings.site, settings.device, boot)
         if sensors is None:
             sensors = board.sensors_of(root, clocks=clocks, state_folder=Path(settings.state_folder or "."))
         self._sensors = together.Sensors(sensors)
@@ -111,9 +113,18 @@ class Daemon:
             self._models = self._deployment.models
             undo.callback(self._models.close)
             self._entrances = Entrances(settings, self._deployment, clocks=clocks, sample=lambda: self._last_sample)
+            self._spool = self._open_spool()
+            undo.callback(self._spool.close)
+            self._identity = reports.Identity(settings.site, settings.device, self._spool.boot)
+            self._link = connect(Will(self._topic("status"), self._status("offline")))
             undo.pop_all()
-        self._link = connect(Will(self._topic("status"), self._status("offline")))
-        self._forwarder = self._forwarding(self._link)
+        self._forwarder = Forwarder(
+            self._spool,
+            self._link,
+            telemetry_topic=self._topic("telemetry"),
+            event_topic=self._topic("event"),
+            renew=reports.renewed,
+        )
 
     def start(self) -> None:
         """Begins to answer requests, to connect, and to measure the first interval."""
@@ -153,7 +164,7 @@ class Daemon:
         now_s = self._clock.boot_s()
         interval_s = max(now_s - self._last_s, _SHORTEST_S)
         self._last_s = now_s
-        spool = self._forwarder.make_room(self._dropping)
+        spool = self._forwarder.make_room()
         moment = reports.Moment(
             seq=self._seq,
             wall_s=self._clock.wall_s(),
@@ -185,10 +196,13 @@ class Daemon:
         with contextlib.suppress(errors.LinkError):
             self._link.publish(self._topic("status"), self._status("offline"), retain=True)
         self._link.close(_GOODBYE_S)
+        self._spool.close()
         self._sensors.close()
         self._close_engines()
-        if held := self._forwarder.snapshot().held:
-            _LOG.warning("%d of %d records had no receipt from a collector at the end", held, self._seq)
+        spool = self._forwarder.snapshot()
+        if spool.held:
+            kept = "they are on disk, and sent at the next start" if spool.held == spool.on_disk else "they are gone"
+            _LOG.warning("%d records had no receipt from a collector at the end; %s", spool.held, kept)
 
     def _wait_for_receipts(self) -> None:
         """Gives a collector that answers the time for its last receipt: what has none goes with the process."""
@@ -221,21 +235,38 @@ class Daemon:
             link=self._link.snapshot(),
         )
 
-    def _forwarding(self, link: Link) -> Forwarder:
-        spool = MemorySpool(
-            self._identity.boot, capacity=self._settings.spool_capacity, resend_s=self._settings.resend_s
-        )
-        return Forwarder(
-            spool,
-            link,
-            telemetry_topic=self._topic("telemetry"),
-            event_topic=self._topic("event"),
+    def _open_spool(self) -> Spool:
+        settings = self._settings
+        is_durable = settings.state_folder is not None
+        if not is_durable:
+            _LOG.warning("no state_folder is set: telemetry that has no receipt yet is in memory only")
+        in_memory = min(settings.spool_capacity, _IN_MEMORY)
+        limits = Limits(settings.spool_capacity if is_durable else in_memory, in_memory, settings.resend_s)
+        return Spool(
+            SpoolSettings(
+                Path(settings.state_folder) / "spool" / "queue.db" if settings.state_folder else None,
+                limits,
+                settings.spool_bytes,
+                settings.spool_horizon_s,
+            ),
+            name_boot=self._name_boot,
+            word=self._word,
             clocks=self._clock,
         )
 
-    def _tell(self, news: Happening) -> None:
-        kind, message, details = news
-        self._forwarder.tell(reports.event(self._identity, kind, message, wall_s=self._clock.wall_s(), details=details))
+    def _name_boot(self, last: str | None) -> str:
+        return reports.boot_id(started_s=self._clock.wall_s(), random_bits=secrets.randbits(32), last=last)
+
+    def _word(self, boot: str, seq: int, news: News) -> bytes:
+        assert self._settings.device is not None
+        identity = reports.Identity(self._settings.site, self._settings.device, boot)
+        wall_s = self._clock.wall_s()
+        return codec.to_bytes(
+            reports.event(identity, news.kind, news.message, wall_s=wall_s, details=news.details, seq=seq)
+        )
+
+    def _tell(self, happening: Happening) -> None:
+        self._forwarder.tell(News(happening.kind, happening.message, dict(happening.details)))
 
     def _wake_s(self, next_s: float) -> float:
         """Gives when to wake up: at the next Sample, and before it where power is integrated."""
@@ -276,13 +307,4 @@ class Daemon:
         except errors.LinkError as error:
             _LOG.info("the connection broke before it could be used: %s", error)  # the next one says it
             return
-        self._forwarder.send_due()
-
-    def _dropping(self, spool: SpoolState) -> telemetry.Event:
-        return reports.event(
-            self._identity,
-            "records_dropped",
-            f"no receipts came and the spool is full ({self._settings.spool_capacity} records): the oldest give way",
-            wall_s=self._clock.wall_s(),
-            details={"dropped": spool.dropped, "oldest_seq": spool.oldest_seq},
-        )
+        self._forwarder.reconnected()

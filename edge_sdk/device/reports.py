@@ -8,6 +8,7 @@ import msgspec
 
 from edge_sdk import __version__
 from edge_sdk.records import metrics, telemetry
+from edge_sdk.wire import codec, compact
 
 _NO_SENSOR = "no sensor for it on this machine"
 _REASON_CHARS = 300
@@ -25,15 +26,19 @@ class Identity(NamedTuple):
     boot: str
 
 
-def boot_id(*, started_s: float, random_bits: int) -> str:
+def boot_id(*, started_s: float, random_bits: int, last: str | None = None) -> str:
     """Gives the name of one start of the daemon: 8 hex digits of Unix time, 8 of chance.
 
-    The time makes boots sort; the chance keeps them apart where the clock starts at the same value each time.
+    The time makes boots sort, also where the clock starts in 1970: it is at least one above that of the boot before.
+    The chance keeps them apart where nothing is known of that one.
 
     >>> boot_id(started_s=1_750_000_000.9, random_bits=0xC0FFEE)
     '684ee18000c0ffee'
+    >>> boot_id(started_s=12.0, random_bits=0xC0FFEE, last="684ee18000000007")
+    '684ee18100c0ffee'
     """
-    return f"{int(started_s) & 0xFFFFFFFF:08x}{random_bits & 0xFFFFFFFF:08x}"
+    above = 0 if last is None else int(last[:8], 16) + 1
+    return f"{min(max(int(started_s), above, 0), 0xFFFFFFFF):08x}{random_bits & 0xFFFFFFFF:08x}"
 
 
 def status(identity: Identity, state: str, *, wall_s: float) -> telemetry.Status:
@@ -72,8 +77,9 @@ def event(
     *,
     wall_s: float,
     details: Mapping[str, str | int | float | bool | None],
+    seq: int,
 ) -> telemetry.Event:
-    """Gives something that happened once."""
+    """Gives something that happened once, the `seq`-th of this boot."""
     return telemetry.Event(
         v=telemetry.WIRE_VERSION,
         device=identity.device,
@@ -82,6 +88,7 @@ def event(
         kind=kind,
         message=message,
         details=dict(details),
+        seq=seq,
     )
 
 
@@ -146,6 +153,15 @@ def sample(
         models=with_energy(windows, energy_j if isinstance(energy_j, float) else None),
     )
     return msgspec.structs.replace(taken, **{name: _short(value) for name, value in known.items()})
+
+
+def renewed(payload: bytes, oldest_seq: int, dropped: int) -> bytes:
+    """Gives a Sample with what is true of the spool now, in the form that it has."""
+    sample = codec.from_bytes(payload, telemetry.Sample)
+    if (sample.oldest_seq, sample.dropped) == (oldest_seq, dropped):
+        return payload
+    sample = msgspec.structs.replace(sample, oldest_seq=min(oldest_seq, sample.seq), dropped=dropped)
+    return codec.sample_to_bytes(sample, payload="compact" if compact.is_compact(payload) else "json")
 
 
 def _short(value: Any) -> Any:

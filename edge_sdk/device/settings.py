@@ -70,8 +70,14 @@ class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         models: a table ``[models.NAME]`` for each model that is to be queued or batched otherwise than by default.
         http_body_bytes: largest request body. Default 64 MiB: a batch of a hundred float32 camera images.
         http_connections: clients at once; each has a thread. Default 64: ten times what a device usually sees.
-        spool_capacity: Samples kept until the collector has receipted them. Default 3600: an hour at one per second,
-            about 8 MB of memory.
+        spool_capacity: Samples kept until the collector has receipted them, beyond it the oldest give way and are
+            counted. Default 86400: a day at one per second. In memory at most 3600 are kept, about 8 MB: all there are
+            without a `state_folder`, and what comes while its disk fails.
+        spool_bytes: most bytes of the queue's file, beyond it likewise. Default 128 MiB: a day of Samples with several
+            models.
+        spool_horizon_s: longest time in seconds that a Sample is in memory only, and may be lost by a power cut.
+            Default 1.0: one sync per second while there are no receipts, and none while they come within it. A longer
+            one spares the flash: 5.0 writes a third.
         payload: form of the Samples: ``json``, the default, which any MQTT tool reads, or ``compact``, MessagePack at a
             third of its size. The collector and `edge-sdk watch` read both; the birth says which it is.
         resend_s: seconds without a receipt after which a Sample is sent again. Default 15: many times what a
@@ -81,9 +87,10 @@ class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
             a core. Boards without a power reading are not woken for it.
         idle_power_w: what the machine takes when it does nothing, in watts; the energy beyond it goes to the models.
             Default 0.0: all of it does.
-        state_folder: where the daemon keeps which form of each bundle is the fastest on this CPU; its file system's
-            fill level is published. None, the default, takes systemd's state directory; without one, forms are timed
-            at each start, some tenths of a second for each bundle, and the working folder's file system counts.
+        state_folder: where the daemon keeps the queue of telemetry, below ``spool/``, and which form of each bundle is
+            the fastest on this CPU; its file system's fill level is published. None, the default, takes systemd's
+            state directory. Without one, telemetry without a receipt is in memory only, forms are timed at each start,
+            some tenths of a second for each bundle, and the working folder's file system counts.
     """
 
     bundles: Annotated[tuple[str, ...], msgspec.Meta(max_length=64)] = ()
@@ -107,7 +114,9 @@ class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     models: Annotated[dict[str, ModelSettings], msgspec.Meta(max_length=64)] = {}
     http_body_bytes: Annotated[int, msgspec.Meta(ge=1024, le=2**31)] = 64 * 1024 * 1024
     http_connections: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 64
-    spool_capacity: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 3600
+    spool_capacity: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 86_400
+    spool_bytes: Annotated[int, msgspec.Meta(ge=2**18, le=2**36)] = 128 * 2**20
+    spool_horizon_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 1.0
     payload: Literal["json", "compact"] = "json"
     resend_s: Seconds = 15.0
     power_interval_s: Seconds = 0.1

@@ -1,21 +1,22 @@
 """Between the spool and the link: sends what is due, deletes what is receipted, says once that the broker is away."""
 
-import collections
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from edge_sdk import clock, errors
-from edge_sdk.device.spool.memory import MemorySpool, Record, SpoolState
+import msgspec
+
+from edge_sdk import errors
+from edge_sdk.device.spool.records import Kind, News, Record, SpoolState
+from edge_sdk.device.spool.spool import Spool
 from edge_sdk.link.protocol import Link, Message
 from edge_sdk.records import telemetry
 from edge_sdk.wire import codec
 
 _LOG = logging.getLogger(__name__)
 
-_AT_ONCE = 1000
+_AT_ONCE = 200
 """Records looked at for one round of sending; the link's own window ends most rounds of a backlog sooner."""
-_EVENTS_HELD = 64
 
 
 class Forwarder:
@@ -25,59 +26,56 @@ class Forwarder:
         spool: holds the records.
         link: takes them when it is connected.
         telemetry_topic, event_topic: where they go.
-        clocks: for when a record is due again.
+        renew: gives a Sample that says of the spool what is true now: from its bytes, the number of the oldest held of
+            its boot, and how many of that boot were dropped. So a gap is told even when nothing new comes of that boot.
     """
 
     def __init__(
-        self, spool: MemorySpool, link: Link, *, telemetry_topic: str, event_topic: str, clocks: clock.Clock
+        self,
+        spool: Spool,
+        link: Link,
+        *,
+        telemetry_topic: str,
+        event_topic: str,
+        renew: Callable[[bytes, int, int], bytes],
     ) -> None:
         self._spool = spool
         self._link = link
-        self._telemetry_topic = telemetry_topic
-        self._event_topic = event_topic
-        self._clock = clocks
-        self._lock = threading.Lock()
-        self._events: collections.deque[bytes] = collections.deque(maxlen=_EVENTS_HELD)
+        self._topics = {Kind.SAMPLE: telemetry_topic, Kind.EVENT: event_topic}
+        self._renew = renew
+        self._sending = threading.Lock()
         self._is_away = False
-        self._is_dropping = False
 
-    def make_room(self, on_first_drop: Callable[[SpoolState], telemetry.Event]) -> SpoolState:
-        """Makes room for the next record, so that it can tell of what was dropped for it.
-
-        Args:
-            on_first_drop: words the event for the first of a row of drops.
-
-        Returns:
-            the spool's state with that room made.
-        """
-        with self._lock:
-            dropped = self._spool.make_room()
-            begins = dropped > 0 and not self._is_dropping
-            self._is_dropping = dropped > 0
-            state = self._spool.snapshot()
-            if begins:
-                self._events.append(codec.to_bytes(on_first_drop(state)))
-        return state
+    def make_room(self) -> SpoolState:
+        """Makes room for the next Sample, so that it can tell of what was dropped for it; gives the state then."""
+        return self._spool.make_room()
 
     def keep(self, seq: int, payload: bytes) -> None:
-        """Keeps one record until its receipt."""
-        with self._lock:
-            self._spool.put(Record(seq, payload))
+        """Keeps one Sample until its receipt."""
+        self._spool.put(seq, payload)
 
-    def tell(self, event: telemetry.Event) -> None:
-        """Keeps an event for the next round of sending; of too many the oldest give way."""
-        with self._lock:
-            self._events.append(codec.to_bytes(event))
+    def tell(self, news: News) -> None:
+        """Keeps an event until its receipt; it is on disk at once."""
+        self._spool.tell(news)
 
     def send_due(self) -> None:
-        """Sends what is due; what the link does not take stays."""
+        """Sends what is due; what the link does not take stays. A round that runs already does this one's work."""
+        if not self._sending.acquire(blocking=False):
+            return
         try:
-            self._send_events()
-            self._send_records()
+            while self._send(self._spool.take_due(_AT_ONCE)):
+                pass
         except errors.LinkError as error:
             self._note_failure(error)
         else:
             self._note_success()
+        finally:
+            self._sending.release()
+
+    def reconnected(self) -> None:
+        """Sends on, on a new connection, also what an earlier one may have lost."""
+        self._spool.reconnected()
+        self.send_due()
 
     def take_receipt(self, message: Message) -> None:
         """Deletes what the collector says it has stored, then sends on."""
@@ -86,38 +84,27 @@ class Forwarder:
         except errors.PayloadError as error:
             _LOG.warning("a receipt was not understood: %s", error)
             return
-        with self._lock:
-            stored = self._spool.receipt(receipt.boot, receipt.upto)
-        if stored:
+        events = None if isinstance(receipt.events, msgspec.UnsetType) else receipt.events
+        if self._spool.receipt(receipt.boot, receipt.upto, events):
             self.send_due()
 
     def snapshot(self) -> SpoolState:
         """Gives the spool's state at this moment."""
-        with self._lock:
-            return self._spool.snapshot()
+        return self._spool.snapshot()
 
-    def _send_events(self) -> None:
-        with self._lock:
-            events, self._events = list(self._events), collections.deque(maxlen=_EVENTS_HELD)
-        for position, payload in enumerate(events):
-            try:
-                self._link.publish(self._event_topic, payload)
-            except errors.LinkError:
-                with self._lock:
-                    self._events.extendleft(reversed(events[position:]))
-                raise
-
-    def _send_records(self) -> None:
-        # The lock is not held while publishing: a link may call back from its own thread.
-        with self._lock:
-            due = self._spool.take_due(self._clock.boot_s(), _AT_ONCE)
+    def _send(self, due: Sequence[Record]) -> bool:
+        """Hands records to the link; tells whether there may be more."""
+        oldest = {boot: self._spool.oldest_of(boot) for boot in {record.boot for record in due}}
         for position, record in enumerate(due):
+            payload = record.payload
+            if record.kind is Kind.SAMPLE and record.seq == oldest[record.boot][0]:
+                payload = self._renew(payload, *oldest[record.boot])
             try:
-                self._link.publish(self._telemetry_topic, record.payload)
+                self._link.publish(self._topics[record.kind], payload)
             except errors.LinkError:
-                with self._lock:
-                    self._spool.put_back(due[position:])
+                self._spool.put_back(due[position:])
                 raise
+        return len(due) == _AT_ONCE
 
     def _note_failure(self, error: errors.LinkError) -> None:
         if self._link.snapshot().is_connected or self._is_away:
