@@ -1,14 +1,18 @@
 """``edge-sdk collector``: settings and signals around the central collector."""
 
 import argparse
+import contextlib
 import logging
 import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from edge_sdk import clock, errors
 from edge_sdk.cli import settings_file, show, signals
 from edge_sdk.cli.command import Command
+from edge_sdk.collector.answering import Answering
 from edge_sdk.collector.service import Collector, CollectorState
 from edge_sdk.collector.settings import CollectorSettings
 from edge_sdk.link.mqtt import MqttLink
@@ -18,6 +22,7 @@ from edge_sdk.link.settings import MqttSettings
 _LOG = logging.getLogger(__name__)
 
 _REPORT_S = 10.0
+_STALLED_S = 60.0  # far beyond any wait for the database, which is half a second at a time
 _IN_FLIGHT_MAX = 1000  # receipts for a fleet that was away go out at once
 _PATHS = ("database", "ca_file", "cert_file", "key_file")
 
@@ -26,7 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Puts the options of ``collector`` on the parser."""
     parser.add_argument("--config", type=Path, metavar="FILE", help="collector.toml; options override what it says")
     parser.add_argument("--broker", metavar="URL", help="MQTT broker (default mqtt://127.0.0.1:1883)")
-    parser.add_argument("--database", metavar="FILE", help="SQLite file (default telemetry.db)")
+    parser.add_argument(
+        "--database", metavar="FILE", help="SQLite file (default telemetry.db), or postgresql://USER@HOST/NAME"
+    )
+    parser.add_argument(
+        "--web", metavar="HOST:PORT", help="query API and /metrics (default 127.0.0.1:8780; '' for none)"
+    )
     parser.add_argument("--site", help="collect only this site (default: all)")
 
 
@@ -40,15 +50,21 @@ def run(arguments: argparse.Namespace) -> int:
     settings = settings_from_arguments(arguments)
     link = MqttLink(mqtt_settings(settings))
     collector = Collector(settings, link, clock.SystemClock())
-    with signals.Stop() as stop:
+    with contextlib.ExitStack() as closing, signals.Stop() as stop:
         try:
             collector.start()
+            _answer(settings, collector, closing)
             _LOG.info("storing %s of %s in %s", settings.site or "all sites", settings.broker, settings.database)
             while not stop.wait(_REPORT_S):
-                state = collector.snapshot()
-                _LOG.info("%s", report_line(state, link.snapshot()))
+                state, link_state = collector.snapshot(), link.snapshot()
+                _LOG.info("%s", report_line(state, link_state))
                 if not state.is_running:
                     raise errors.StoreError("the collector's worker ended; the lines above say why")
+                if link_state.stalled_s > _STALLED_S:
+                    raise errors.LinkError(
+                        f"the link has not come round for {link_state.stalled_s:.0f} s; ending, so that the service "
+                        "manager starts a collector that does"
+                    )
         finally:
             collector.close()
     summary = summary_from_state(collector.snapshot(), settings.database)
@@ -57,6 +73,24 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print(", ".join(f"{name} {value}" for name, value in summary.items()))
     return 0
+
+
+def _answer(settings: CollectorSettings, collector: Collector, closing: contextlib.ExitStack) -> None:
+    """Answers questions until the stack is left; without its port the collector still collects."""
+    if not settings.web:
+        return
+
+    def counts() -> dict[str, float]:
+        state = msgspec.structs.asdict(collector.snapshot())
+        return {name: float(value) for name, value in state.items() if not isinstance(value, str)}
+
+    try:
+        answering = Answering(settings, counts, clock.SystemClock())
+    except errors.UsageError as error:
+        _LOG.warning("%s; telemetry is stored all the same", error)
+        return
+    closing.callback(answering.close)
+    _LOG.info("questions: %s/openapi.json, metrics: %s/metrics", answering.url, answering.url)
 
 
 def settings_from_arguments(arguments: argparse.Namespace) -> CollectorSettings:
@@ -72,8 +106,14 @@ def settings_from_arguments(arguments: argparse.Namespace) -> CollectorSettings:
         table = settings_file.read_table(arguments.config)
         settings_file.settings_from_table(table, CollectorSettings, source=source)
         # A path in a file means the same wherever the collector is started.
-        table.update({key: str(arguments.config.parent / table[key]) for key in _PATHS if table.get(key)})
-    for option in ("broker", "database", "site"):
+        table.update(
+            {
+                key: str(arguments.config.parent / table[key])
+                for key in _PATHS
+                if table.get(key) and "://" not in table[key]
+            }
+        )
+    for option in ("broker", "database", "web", "site"):
         if getattr(arguments, option) is not None:
             table[option] = getattr(arguments, option)
     return settings_file.settings_from_table(table, CollectorSettings, source=source)
@@ -100,6 +140,11 @@ def report_line(state: CollectorState, link: LinkState) -> str:
         f"{state.lost} lost, {state.waiting} waiting"
     )
     problems = [
+        f"{state.unseen} receipted before and not in this database (events of kind gap say which)"
+        if state.unseen
+        else "",
+        f"{state.clocks_off} devices whose clock is off" if state.clocks_off else "",
+        f"{state.newer} of a later edge_sdk than this one: update it" if state.newer else "",
         f"not connected: {link.last_error}" if not link.is_connected else "",
         f"{state.overflowed} not taken, as the database is too slow" if state.overflowed else "",
         f"{state.store_failures} failed commits, the last: {state.last_error}" if state.store_failures else "",
@@ -115,6 +160,9 @@ def summary_from_state(state: CollectorState, database: str) -> dict[str, Any]:
         "duplicates": state.duplicates,
         "refused": state.refused,
         "lost": state.lost,
+        "unseen": state.unseen,
+        "newer": state.newer,
+        "clocks_off": state.clocks_off,
         "others": state.others,
         "overflowed": state.overflowed,
         "abandoned": state.abandoned,

@@ -1,0 +1,1 @@
+"""What the collector knows, in the forms that other tools read."""

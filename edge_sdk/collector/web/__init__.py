@@ -1,0 +1,1 @@
+"""The collector over HTTP: questions as JSON, described by OpenAPI; read-only."""
