@@ -1,5 +1,6 @@
 """One message to a checked record or a refusal, and how far a device's records have arrived. No I/O."""
 
+import functools
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -67,7 +68,7 @@ class Mark(NamedTuple):
 def parse_message(message: Message, received_t: float) -> Arrival | Refusal:
     """Gives the record in `message`, or why it is refused."""
     try:
-        topic = topics.parse(message.topic)
+        topic = _parsed_topic(message.topic)
         kind = codec.UP_RECORDS.get(topic.leaf)
     except errors.PayloadError as error:
         return _refusal(message, received_t, "topic", str(error))
@@ -89,12 +90,63 @@ def parse_message(message: Message, received_t: float) -> Arrival | Refusal:
     return Arrival(topic, record, text, received_t)
 
 
-def advance(mark: Mark | None, *, oldest_seq: int, dropped: int, late: int, above: Iterable[int]) -> Mark:
+class Gap(NamedTuple):
+    """Sequence numbers that are passed over, `first` to `last`."""
+
+    first: int
+    last: int
+
+
+class Advance(NamedTuple):
+    """How far the records of one boot got with a batch.
+
+    Attributes:
+        mark: after the batch.
+        gaps: what was passed over in this step because it will not come; at most GAPS_TOLD of them.
+        missing: how many records that are, in all gaps.
+        unseen: how many of these the device did not drop: they were receipted, but are not in this database. It is
+            a new one, or an old copy was put back.
+    """
+
+    mark: Mark
+    gaps: tuple[Gap, ...] = ()
+    missing: int = 0
+    unseen: int = 0
+
+
+GAPS_TOLD = 64
+
+
+class ClosedBoot(NamedTuple):
+    """A boot of which nothing more comes, as the device's event says it.
+
+    Attributes:
+        boot: which.
+        oldest_seq: the number after its newest Sample; 0 where the device does not know it, as it was killed.
+        dropped: of its Samples, those that the device dropped.
+    """
+
+    boot: str
+    oldest_seq: int
+    dropped: int
+
+
+def closed_boot(event: telemetry.Event) -> ClosedBoot | None:
+    """Gives the boot that an event closes; None if it closes none."""
+    if event.kind != telemetry.BOOT_CLOSED:
+        return None
+    boot, newest, dropped = (event.details.get(name) for name in ("of_boot", "newest_seq", "dropped"))
+    if not (isinstance(boot, str) and 8 <= len(boot) <= 32 and isinstance(dropped, int)):
+        return None
+    return ClosedBoot(boot, newest + 1 if isinstance(newest, int) else 0, dropped)
+
+
+def advance(mark: Mark | None, *, oldest_seq: int, dropped: int, late: int, above: Iterable[int]) -> Advance:
     """Gives how far the records of one boot have arrived after a batch.
 
     A gap is waited for, as the device sends again what has no receipt; only what lies before the device's
     `oldest_seq` and never arrived is lost. When nothing was known of this boot, at most `dropped` of these are: the
-    rest was receipted by an earlier collector with another database.
+    rest was receipted by an earlier collector with another database. Either way every gap is told.
 
     Args:
         mark: before the batch; None if nothing was known of this boot.
@@ -104,23 +156,37 @@ def advance(mark: Mark | None, *, oldest_seq: int, dropped: int, late: int, abov
         above: the stored sequence numbers above `mark`, ascending, those of the batch included.
 
     >>> advance(None, oldest_seq=0, dropped=0, late=0, above=[0, 1, 3])
-    Mark(upto=1, lost=0)
+    Advance(mark=Mark(upto=1, lost=0), gaps=(), missing=0, unseen=0)
     >>> advance(Mark(1), oldest_seq=3, dropped=1, late=0, above=[3])
-    Mark(upto=3, lost=1)
+    Advance(mark=Mark(upto=3, lost=1), gaps=(Gap(first=2, last=2),), missing=1, unseen=0)
     """
     before = mark or Mark()
     upto = max(before.upto, oldest_seq - 1)
     missing = upto - before.upto
+    gaps: list[Gap] = []
+    awaited = before.upto + 1
     for seq in above:
         if seq < oldest_seq:
             missing -= 1
+            if seq > awaited and len(gaps) < GAPS_TOLD:
+                gaps.append(Gap(awaited, seq - 1))
+            awaited = seq + 1
         elif seq == upto + 1:
             upto = seq
         else:
             break
-    if mark is None:
-        missing = min(missing, dropped)
-    return Mark(upto, min(_SEQ_MAX, max(0, before.lost - late) + missing))
+    if awaited < oldest_seq and len(gaps) < GAPS_TOLD:
+        gaps.append(Gap(awaited, oldest_seq - 1))
+    lost = missing if mark else min(missing, dropped)
+    unseen = max(0, missing - max(0, dropped - before.lost))
+    after = Mark(upto, min(_SEQ_MAX, max(0, before.lost - late) + lost))
+    return Advance(after, tuple(gaps), missing, unseen)
+
+
+@functools.lru_cache(maxsize=65536)
+def _parsed_topic(text: str) -> topics.Topic:
+    """Gives the topic, remembered: a device says the same one each second."""
+    return topics.parse(text)
 
 
 def _text(payload: bytes, record: Record) -> str:

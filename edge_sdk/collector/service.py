@@ -8,17 +8,18 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import msgspec
 
 from edge_sdk import clock, errors
-from edge_sdk.collector import ingest
+from edge_sdk.collector import intake
 from edge_sdk.collector.backlog import Backlog, Waiting
+from edge_sdk.collector.clocks import DeviceClocks
+from edge_sdk.collector.intake import Batch, Boot, Outcome, Owed
 from edge_sdk.collector.settings import CollectorSettings
 from edge_sdk.collector.store import opening
 from edge_sdk.collector.store.housekeeping import Housekeeper
-from edge_sdk.collector.store.rows import EventRow, RefusedRow, Retention, SampleRow, StateRow
+from edge_sdk.collector.store.rows import Retention
 from edge_sdk.link.protocol import Link, Message
 from edge_sdk.records import telemetry
 from edge_sdk.wire import codec, topics
@@ -27,6 +28,8 @@ _LOG = logging.getLogger(__name__)
 
 _IDLE_S = 1.0
 _OWED_S = 0.1  # while receipts wait for the link
+_GAPS_LOGGED = 10  # of one batch; the database has them all
+_ROOM_S = 0.5  # short, so that the link still answers its broker in time
 _OWED_MAX = 100_000  # boots; beyond it the oldest receipt is forgotten, and asked for again by its device
 
 
@@ -42,9 +45,13 @@ class CollectorState(msgspec.Struct, frozen=True, kw_only=True):
         others: status, birth and event messages committed.
         refused: messages that are not what they should be; the first ones are kept in the database.
         overflowed: messages dropped because the database is too slow; their devices send them again.
-        abandoned: messages given up at the end because the database did not take them; likewise.
+        abandoned: messages given up at the end, as the database did not take them or they came too late; likewise.
         waiting: messages not committed yet.
+        newer: Samples of a later wire version than this collector's; what that added is kept, but not understood.
         lost: Samples of this database that will never come, as their devices had to drop them.
+        unseen: Samples that were receipted and are not in this database: it is a new one, or an old copy was put back.
+            Each gap is told as an event ``gap`` and in the log.
+        clocks_off: devices whose clock is off by more than 2 s.
         receipts: receipts published.
         store_failures: attempts at a commit that failed.
         devices: devices of which this database has Samples.
@@ -60,55 +67,15 @@ class CollectorState(msgspec.Struct, frozen=True, kw_only=True):
     overflowed: int
     abandoned: int
     waiting: int
+    newer: int
     lost: int
+    unseen: int
+    clocks_off: int
     receipts: int
     store_failures: int
     devices: int
     is_running: bool
     last_error: str
-
-
-class _Boot(NamedTuple):
-    """Whose records are counted on."""
-
-    device: str
-    boot: str
-
-
-class _Said(NamedTuple):
-    """What a device says of its spool in the Samples of one batch: the highest of each; and its site."""
-
-    site: str
-    oldest_seq: int
-    dropped: int
-
-
-class _Owed(NamedTuple):
-    """A receipt to be sent."""
-
-    site: str
-    upto: int
-
-
-class _Batch(NamedTuple):
-    """The messages of one transaction, sorted by what they are."""
-
-    samples: list[SampleRow]
-    states: list[StateRow]
-    events: list[EventRow]
-    refused: list[RefusedRow]
-    said: dict[_Boot, _Said]
-
-    def __len__(self) -> int:
-        return len(self.samples) + len(self.states) + len(self.events) + len(self.refused)
-
-
-class _Outcome(NamedTuple):
-    """What one commit changed."""
-
-    stored: int
-    lost: int
-    receipts: dict[_Boot, _Owed]
 
 
 class Collector:
@@ -122,8 +89,9 @@ class Collector:
         self._backlog = Backlog(settings.queue_bytes)
         self._is_closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name="collector", daemon=True)
-        self._owed: dict[_Boot, _Owed] = {}
+        self._owed: dict[Boot, Owed] = {}
         self._devices: set[str] = set()
+        self._device_clocks = DeviceClocks()
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._last_error = ""
@@ -140,7 +108,7 @@ class Collector:
         self._housekeeper = Housekeeper(self._store, retention, self._clock)
         self._devices = self._store.devices()
         self._counts["lost"] = self._store.lost()
-        self._link.subscribe(topics.up(self._settings.site or "+", "+", "+"), self._take)
+        self._link.subscribe_batches(topics.up(self._settings.site or "+", "+", "+"), self._take)
         self._thread.start()
         self._link.open()
 
@@ -164,9 +132,12 @@ class Collector:
                 others=counts["others"],
                 refused=counts["refused"],
                 overflowed=self._backlog.overflowed,
-                abandoned=counts["abandoned"],
+                abandoned=counts["abandoned"] + self._backlog.turned_away,
                 waiting=len(self._backlog) + counts["taken"],
+                newer=counts["newer"],
                 lost=counts["lost"],
+                unseen=counts["unseen"],
+                clocks_off=counts["clocks_off"],
                 receipts=counts["receipts"],
                 store_failures=counts["store_failures"],
                 devices=len(self._devices),
@@ -174,9 +145,9 @@ class Collector:
                 last_error=self._last_error,
             )
 
-    def _take(self, message: Message) -> None:
-        """Runs on the link's thread."""
-        self._backlog.put(Waiting(message, self._clock.wall_s()))
+    def _take(self, messages: Sequence[Message]) -> None:
+        """Runs on the link's thread; while it waits for room the broker holds the next messages back."""
+        self._backlog.put(Waiting(messages, self._clock.wall_s()), wait_s=_ROOM_S)
 
     # Everything below runs on the worker thread.
 
@@ -188,13 +159,14 @@ class Collector:
                     wait_s=_OWED_S if self._owed else _IDLE_S,
                     gather_s=self._settings.batch_wait_s,
                 )
+                taken = 0
+                taken = sum(len(entry.messages) for entry in waiting)
                 if waiting:
-                    self._count(taken=len(waiting))
-                    self._store_batch(_sorted(waiting))
-                    self._count(taken=-len(waiting))
+                    self._count(taken=taken)
+                    self._store_batch(intake.sort(waiting, self._device_clocks))
+                    self._count(taken=-taken)
                 self._send_receipts()
-                if len(self._backlog) < self._settings.batch_records:
-                    self._housekeeper.run_if_due()
+                self._housekeeper.run_if_due(is_busy=taken >= self._settings.batch_records)
         finally:
             self._store.close()
 
@@ -202,11 +174,11 @@ class Collector:
         with self._lock:
             self._counts.update(changes)
 
-    def _store_batch(self, batch: _Batch) -> None:
+    def _store_batch(self, batch: Batch) -> None:
         """Commits one batch, however often it takes; gives it up only when the collector closes."""
         while True:
             try:
-                outcome = self._commit(batch)
+                outcome = intake.commit(self._store, batch)
             except errors.StoreError as error:
                 self._note_failure(error)
                 if self._is_closing.wait(self._settings.retry_s):
@@ -216,45 +188,20 @@ class Collector:
                 self._note(batch, outcome)
                 return
 
-    def _commit(self, batch: _Batch) -> _Outcome:
-        store = self._store
-        lost = 0
-        receipts: dict[_Boot, _Owed] = {}
-        with store.transaction():
-            known = store.marks(batch.said)
-            marks = {boot: _mark(known[boot]) for boot in batch.said}
-            is_new = store.add_samples(batch.samples)
-            late = _late(batch.samples, is_new, marks)
-            above = store.seqs_above({boot: mark.upto if mark else -1 for boot, mark in marks.items()})
-            reached: dict[tuple[str, str], tuple[int, int]] = {}
-            for boot, said in batch.said.items():
-                before = marks[boot]
-                mark = ingest.advance(
-                    before,
-                    oldest_seq=said.oldest_seq,
-                    dropped=said.dropped,
-                    late=late[boot],
-                    above=above[boot],
-                )
-                reached[boot] = mark
-                lost += mark.lost - (before.lost if before else 0)
-                receipts[boot] = _Owed(said.site, mark.upto)
-            store.set_marks(reached)
-            store.put_states(batch.states)
-            store.add_events(batch.events)
-            store.add_refused(batch.refused)
-        return _Outcome(sum(is_new), lost, receipts)
-
-    def _note(self, batch: _Batch, outcome: _Outcome) -> None:
-        self._housekeeper.note_stored(outcome.stored)
+    def _note(self, batch: Batch, outcome: Outcome) -> None:
         self._count(
             stored=outcome.stored,
             duplicates=len(batch.samples) - outcome.stored,
             others=len(batch.states) + len(batch.events),
             refused=len(batch.refused),
+            newer=batch.newer,
             lost=outcome.lost,
+            unseen=outcome.unseen,
         )
+        for gap in outcome.gaps[:_GAPS_LOGGED]:
+            _LOG.warning("%s, boot %s: %s", gap.device, gap.boot, gap.message)
         with self._lock:
+            self._counts["clocks_off"] = self._device_clocks.skewed()
             self._devices.update(boot.device for boot in outcome.receipts)
         self._owed.update(outcome.receipts)
         while len(self._owed) > _OWED_MAX:
@@ -278,43 +225,3 @@ class Collector:
                 return
             del self._owed[boot]
             self._count(receipts=1)
-
-
-def _sorted(waiting: Sequence[Waiting]) -> _Batch:
-    """Checks messages and sorts them into the rows of one transaction."""
-    batch = _Batch([], [], [], [], {})
-    for message, received_t in waiting:
-        arrival = ingest.parse_message(message, received_t)
-        if isinstance(arrival, ingest.Refusal):
-            batch.refused.append(RefusedRow(*arrival))
-            continue
-        (site, device, leaf), record, text, _ = arrival
-        if isinstance(record, telemetry.Sample):
-            batch.samples.append(SampleRow(device, site, record.boot, record.seq, record.t, received_t, text))
-            boot = _Boot(device, record.boot)
-            before = batch.said.get(boot, _Said(site, 0, 0))
-            batch.said[boot] = _Said(
-                site, max(before.oldest_seq, record.oldest_seq), max(before.dropped, record.dropped)
-            )
-        elif isinstance(record, telemetry.Event):
-            batch.events.append(EventRow(site, device, record.boot, record.t, received_t, text))
-        else:
-            kind = leaf.rpartition("/")[2]
-            batch.states.append(StateRow(site, device, kind, record.boot, record.t, received_t, text))
-    return batch
-
-
-def _mark(row: tuple[int, int] | None) -> ingest.Mark | None:
-    return None if row is None else ingest.Mark(*row)
-
-
-def _late(
-    samples: Sequence[SampleRow], is_new: Sequence[bool], marks: dict[_Boot, ingest.Mark | None]
-) -> Counter[_Boot]:
-    """Counts by boot the new Samples that were not above the mark: they had been counted as lost."""
-    late: Counter[_Boot] = Counter()
-    for sample, new in zip(samples, is_new, strict=True):
-        boot = _Boot(sample.device, sample.boot)
-        mark = marks[boot]
-        late[boot] += new and mark is not None and sample.seq <= mark.upto
-    return late

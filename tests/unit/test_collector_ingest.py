@@ -84,7 +84,7 @@ def test_a_refusal_says_how_large_the_whole_payload_was():
 
 
 def advance(mark, above, *, oldest_seq=0, dropped=0, late=0):
-    return ingest.advance(mark, oldest_seq=oldest_seq, dropped=dropped, late=late, above=above)
+    return ingest.advance(mark, oldest_seq=oldest_seq, dropped=dropped, late=late, above=above).mark
 
 
 @pytest.mark.parametrize(
@@ -116,6 +116,24 @@ def test_marks_advance(mark, above, more, after):
 def test_lost_stays_within_what_a_database_holds():
     mark = advance(Mark(0, 2**63 - 1), [], oldest_seq=2**63 - 1)
     assert mark.lost == 2**63 - 1
+
+
+@pytest.mark.parametrize(
+    ("mark", "above", "more", "gaps", "missing", "unseen"),
+    [
+        pytest.param(Mark(4), [5, 6], {}, [], 0, 0, id="none"),
+        pytest.param(Mark(4), [6], {}, [], 0, 0, id="one that is waited for is none yet"),
+        pytest.param(Mark(4), [8], {"oldest_seq": 8, "dropped": 3}, [(5, 7)], 3, 0, id="dropped by the device"),
+        pytest.param(Mark(4), [101], {"oldest_seq": 101}, [(5, 100)], 96, 96, id="an old copy was put back"),
+        pytest.param(Mark(4), [7, 20], {"oldest_seq": 20, "dropped": 3}, [(5, 6), (8, 19)], 14, 11, id="some of both"),
+        pytest.param(None, [100], {"oldest_seq": 100, "dropped": 4}, [(0, 99)], 100, 96, id="a new database"),
+        pytest.param(Mark(9, 5), [12], {"oldest_seq": 12, "dropped": 7}, [(10, 11)], 2, 0, id="drops told before"),
+    ],
+)  # fmt: skip
+def test_what_will_not_come_is_told_range_by_range(mark, above, more, gaps, missing, unseen):
+    step = ingest.advance(mark, **{"oldest_seq": 0, "dropped": 0, "late": 0, **more}, above=above)
+    assert (list(step.gaps), step.missing, step.unseen) == (gaps, missing, unseen)
+    assert sum(gap.last - gap.first + 1 for gap in step.gaps) == missing
 
 
 class Device:

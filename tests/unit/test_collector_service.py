@@ -4,6 +4,7 @@ import contextlib
 import json
 import queue
 import sqlite3
+import threading
 import time
 
 import pytest
@@ -11,12 +12,13 @@ import pytest
 from edge_sdk import errors
 from edge_sdk.clock import SystemClock
 from edge_sdk.collector.backlog import MESSAGE_BYTES, Backlog, Waiting
+from edge_sdk.collector.clocks import DeviceClocks
 from edge_sdk.collector.service import Collector
 from edge_sdk.collector.settings import CollectorSettings
 from edge_sdk.link.memory import MemoryBroker, MemoryLink
 from edge_sdk.link.protocol import Message
 from edge_sdk.records import telemetry
-from edge_sdk.wire import codec
+from edge_sdk.wire import codec, compact
 
 WAIT_S = 10.0
 BOOT = "00c0ffee"
@@ -24,7 +26,7 @@ BOOT = "00c0ffee"
 
 def sample(seq, *, device="cam-7", boot=BOOT, **more):
     return codec.to_bytes(
-        telemetry.Sample(v=1, device=device, boot=boot, seq=seq, t=1.75e9 + seq, up_s=1.0, interval_s=1.0, **more)
+        telemetry.Sample(v=1, device=device, boot=boot, seq=seq, t=1.75e9 + seq, up_s=1.0 + seq, interval_s=1.0, **more)
     )
 
 
@@ -327,7 +329,7 @@ def test_a_collector_without_a_usable_database_does_not_open_its_link(make_plant
 
 
 def waiting(size, number=0):
-    return Waiting(Message(f"t/{number}", b"x" * size, False), 0.0)
+    return Waiting([Message(f"t/{number}", b"x" * size, False)], 0.0)
 
 
 def test_the_backlog_takes_no_more_than_its_bytes_and_counts_the_rest():
@@ -336,9 +338,12 @@ def test_the_backlog_takes_no_more_than_its_bytes_and_counts_the_rest():
         backlog.put(waiting(1000, number))
     assert (backlog.received, backlog.overflowed, len(backlog)) == (5, 2, 3)
     batch = backlog.take(2, wait_s=0, gather_s=0)
-    assert [entry.message.topic for entry in batch] == ["t/0", "t/1"]
+    assert [message.topic for entry in batch for message in entry.messages] == ["t/0", "t/1"]
     backlog.put(waiting(1000, 5))
-    assert [entry.message.topic for entry in backlog.take(9, wait_s=0, gather_s=0)] == ["t/2", "t/5"]
+    assert [message.topic for entry in backlog.take(9, wait_s=0, gather_s=0) for message in entry.messages] == [
+        "t/2",
+        "t/5",
+    ]
 
 
 def test_a_closed_backlog_takes_nothing_and_keeps_nobody_waiting():
@@ -350,4 +355,144 @@ def test_a_closed_backlog_takes_nothing_and_keeps_nobody_waiting():
     assert len(backlog.take(9, wait_s=60, gather_s=60)) == 1
     assert backlog.take(9, wait_s=60, gather_s=60) == []
     assert time.monotonic() - started < 5
-    assert backlog.overflowed == 1
+    assert (backlog.overflowed, backlog.turned_away) == (0, 1)
+
+
+def test_a_batch_larger_than_is_asked_for_is_taken_in_parts_and_in_order():
+    backlog = Backlog(100_000)
+    backlog.put(Waiting([Message(f"t/{number}", b"x", False) for number in range(5)], 1.0))
+    first, rest = (backlog.take(limit, wait_s=0, gather_s=0) for limit in (3, 9))
+    assert [message.topic for entry in first + rest for message in entry.messages] == [f"t/{n}" for n in range(5)]
+    assert [len(entry.messages) for entry in first + rest] == [3, 2]
+    assert len(backlog) == 0
+
+
+def test_a_full_backlog_waits_for_the_taker_before_it_drops():
+    backlog = Backlog(1000 + MESSAGE_BYTES)
+    backlog.put(waiting(1000))
+    taker = threading.Timer(0.05, backlog.take, args=(1,), kwargs={"wait_s": 0, "gather_s": 0})
+    taker.start()
+    backlog.put(waiting(1000), wait_s=WAIT_S)
+    taker.join()
+    assert (backlog.overflowed, len(backlog)) == (0, 1)
+
+
+def gaps_of(plant):
+    rows = plant.query("SELECT payload FROM events ORDER BY id")
+    found = [codec.from_bytes(payload.encode(), telemetry.Event) for (payload,) in rows]
+    return [event for event in found if event.kind == "gap"]
+
+
+def test_a_database_put_back_from_an_old_copy_reports_the_exact_hole(plant, tmp_path):
+    for seq in range(5):
+        plant.send(sample(seq))
+    plant.wait_for_upto(4)
+    plant.stop()
+    copy = tmp_path / "copy.db"
+    copy.write_bytes(plant.file.read_bytes())
+    plant.start()
+    for seq in range(5, 10):
+        plant.send(sample(seq))
+    plant.wait_for_upto(9)
+    plant.stop()
+    plant.file.write_bytes(copy.read_bytes())
+    plant.start()
+    plant.send(sample(10, oldest_seq=10))  # all before was receipted, so the device has deleted it
+    plant.wait_for_upto(10)
+    state = plant.collector.snapshot()
+    assert (state.lost, state.unseen) == (5, 5)
+    (gap,) = gaps_of(plant)
+    assert "seq 5-9" in gap.message
+    assert {name: gap.details[name] for name in ("missing", "dropped", "unseen", "first", "last")} == {
+        "missing": 5, "dropped": 0, "unseen": 5, "first": 5, "last": 9,
+    }  # fmt: skip
+
+
+def test_a_new_database_says_what_an_earlier_one_had(plant):
+    plant.send(sample(8, oldest_seq=7, dropped=3))
+    plant.send(sample(7, oldest_seq=7, dropped=3))
+    plant.wait_for_upto(8)
+    state = plant.settle()
+    assert (state.lost, state.unseen) == (3, 4)
+    (gap,) = gaps_of(plant)
+    assert "3 gave way" in gap.message
+    assert "4 were receipted" in gap.message
+    assert "seq 0-6" in gap.message
+
+
+def test_a_clock_that_is_off_is_told_once_and_when_it_is_right_again():
+    clocks, told = DeviceClocks(), []
+    for seq in range(60):
+        lag_s = 3600.0 if seq < 25 else 0.0
+        taken = telemetry.Sample(
+            v=2, device="cam-7", boot=BOOT, seq=seq, t=1.75e9 + seq - lag_s, up_s=100.0 + seq, interval_s=1.0
+        )
+        if news := clocks.note(taken, 1.75e9 + seq + 0.05):
+            told.append((seq, news.kind, round(news.offset_s)))
+    assert told == [(10, "clock_skewed", 3600), (25, "clock_set", 3600), (35, "clock_right", 0)]
+    assert clocks.skewed() == 0
+    assert clocks.offsets()["cam-7"] == pytest.approx(0.05, abs=0.01)
+
+
+def test_a_clock_at_1970_that_jumps_to_now_is_told_and_old_records_say_nothing_of_it():
+    clocks, told = DeviceClocks(), []
+
+    def note(seq, t, received_t, boot=BOOT):
+        taken = telemetry.Sample(v=2, device="cam-7", boot=boot, seq=seq, t=t, up_s=10.0 + seq, interval_s=1.0)
+        if news := clocks.note(taken, received_t):
+            told.append(news.kind)
+
+    for seq in range(12):
+        note(seq, 5.0 + seq, 1.75e9 + seq)
+    for seq in range(12, 40):
+        note(seq, 1.75e9 + seq, 1.75e9 + seq)
+        note(seq - 12, 1.75e9 + seq - 12, 1.75e9 + seq)  # sent again
+        note(seq, 1.74e9, 1.75e9 + seq, boot="00000001")  # the rest of an earlier boot
+    assert told == ["clock_skewed", "clock_set", "clock_right"]
+
+
+def test_a_device_that_drains_its_spool_is_not_taken_for_one_whose_clock_is_behind():
+    clocks = DeviceClocks()
+    for step in range(30):
+        for seq, age_s in ((3600 + step, 0.2), (step * 100, 3600.0)):  # live first, then the oldest
+            taken = telemetry.Sample(
+                v=2,
+                device="cam-7",
+                boot=BOOT,
+                seq=seq,
+                t=1.75e9 + step - age_s,
+                up_s=4000.0 + step - age_s,
+                interval_s=1,
+            )
+            assert clocks.note(taken, 1.75e9 + step) is None
+    assert clocks.offsets()["cam-7"] == pytest.approx(0.2)
+
+
+def test_a_clock_that_is_off_is_stored_as_an_event_and_counted(plant):
+    for seq in range(3):
+        plant.send(sample(seq))  # in 2025, as this collector's clock is not
+    plant.wait_for_upto(2)
+    plant.settle()
+    clocks = plant.collector._device_clocks
+    clocks._seen["cam-7"].ends_s = 0.0
+    plant.send(sample(3))
+    plant.wait_for_upto(3)
+    assert plant.settle().clocks_off == 1
+    ((payload,),) = plant.query("SELECT payload FROM events")
+    event = codec.from_bytes(payload.encode(), telemetry.Event)
+    assert (event.kind, event.device) == ("clock_skewed", "cam-7")
+    assert "behind the collector's" in event.message
+
+
+def test_a_sample_of_a_later_version_is_stored_as_it_came_and_counted(plant):
+    payload = sample(0).replace(b'"v":1', b'"v":3')[:-1] + b',"npu_w":[1,{"x":null}]}'
+    plant.send(payload)
+    plant.wait_for_upto(0)
+    assert plant.settle().newer == 1
+    assert plant.query("SELECT payload FROM samples") == [(payload.decode(),)]
+
+
+def test_a_compact_sample_is_stored_as_json(plant):
+    plant.send(compact.to_bytes(codec.from_bytes(sample(0), telemetry.Sample)))
+    plant.wait_for_upto(0)
+    assert plant.query("SELECT payload FROM samples") == [(sample(0).decode(),)]

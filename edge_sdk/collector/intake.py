@@ -1,0 +1,214 @@
+"""One batch: messages sorted into rows, committed together, and what that changed. Knows ingest and the store."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from edge_sdk import __version__
+from edge_sdk.collector import ingest
+from edge_sdk.collector.backlog import Waiting
+from edge_sdk.collector.clocks import ClockNews, DeviceClocks
+from edge_sdk.collector.store.rows import EventRow, RefusedRow, SampleRow, StateRow, Store
+from edge_sdk.records import telemetry
+from edge_sdk.wire import codec
+
+SAID_BY = f"collector {__version__}"
+"""Stands in the details of events that the collector makes itself."""
+
+
+class Boot(NamedTuple):
+    """Whose records are counted on."""
+
+    device: str
+    boot: str
+
+
+class Said(NamedTuple):
+    """What a device says of its spool in the Samples of a batch: the highest of each; its site and when that came."""
+
+    site: str
+    oldest_seq: int
+    dropped: int
+    received_t: float
+
+
+class Owed(NamedTuple):
+    """A receipt to be sent."""
+
+    site: str
+    upto: int
+
+
+class Batch(NamedTuple):
+    """The messages of one transaction, sorted by what they are.
+
+    Attributes:
+        samples, states, events, refused: rows for the store.
+        news: events of the collector's own, for the store.
+        said: by boot, of the Samples.
+        newer: Samples of a later wire version than ours.
+    """
+
+    samples: list[SampleRow]
+    states: list[StateRow]
+    events: list[EventRow]
+    refused: list[RefusedRow]
+    news: list[EventRow]
+    said: dict[Boot, Said]
+    newer: int
+
+    def __len__(self) -> int:
+        return len(self.samples) + len(self.states) + len(self.events) + len(self.refused)
+
+
+class Outcome(NamedTuple):
+    """What one commit changed.
+
+    Attributes:
+        stored: new Samples.
+        lost: more Samples that will never come.
+        unseen: more Samples that were receipted but are not in this database.
+        receipts: to be sent now, by boot.
+        gaps: events that tell of what will not come.
+    """
+
+    stored: int
+    lost: int
+    unseen: int
+    receipts: dict[Boot, Owed]
+    gaps: list[telemetry.Event]
+
+
+def sort(waiting: Sequence[Waiting], clocks: DeviceClocks) -> Batch:
+    """Checks messages and sorts them into the rows of one transaction."""
+    samples: list[SampleRow] = []
+    states: list[StateRow] = []
+    events: list[EventRow] = []
+    refused: list[RefusedRow] = []
+    news: list[EventRow] = []
+    said: dict[Boot, Said] = {}
+    newer = 0
+    for messages, received_t in waiting:
+        for message in messages:
+            arrival = ingest.parse_message(message, received_t)
+            if isinstance(arrival, ingest.Refusal):
+                refused.append(RefusedRow(*arrival))
+                continue
+            (site, device, leaf), record, text, _ = arrival
+            if isinstance(record, telemetry.Sample):
+                samples.append(SampleRow(device, site, record.boot, record.seq, record.t, received_t, text))
+                _hear(said, site, record, received_t)
+                newer += record.v > telemetry.WIRE_VERSION
+                if told := clocks.note(record, received_t):
+                    news.append(_row(site, _clock_event(record, told, received_t), received_t))
+            elif isinstance(record, telemetry.Event):
+                events.append(EventRow(site, device, record.boot, record.t, received_t, text))
+            else:
+                kind = leaf.rpartition("/")[2]
+                states.append(StateRow(site, device, kind, record.boot, record.t, received_t, text))
+    return Batch(samples, states, events, refused, news, said, newer)
+
+
+def commit(store: Store, batch: Batch) -> Outcome:
+    """Stores a batch in one transaction, and how far each boot's records have arrived by it.
+
+    Raises:
+        StoreError: nothing was stored.
+    """
+    lost = unseen = 0
+    receipts: dict[Boot, Owed] = {}
+    gaps: list[telemetry.Event] = []
+    reached: dict[tuple[str, str], tuple[int, int]] = {}
+    rows = list(batch.news)
+    with store.transaction():
+        known = store.marks(batch.said)
+        marks = {boot: _mark(known[boot]) for boot in batch.said}
+        is_new = store.add_samples(batch.samples)
+        late = _late(batch.samples, is_new, marks)
+        above = store.seqs_above({boot: mark.upto if mark else -1 for boot, mark in marks.items()})
+        for boot, said in batch.said.items():
+            before = marks[boot]
+            step = ingest.advance(
+                before, oldest_seq=said.oldest_seq, dropped=said.dropped, late=late[boot], above=above[boot]
+            )
+            reached[boot] = step.mark
+            lost += step.mark.lost - (before.lost if before else 0)
+            unseen += step.unseen
+            receipts[boot] = Owed(said.site, step.mark.upto)
+            if step.missing:
+                gaps.append(_gap_event(boot, step, said.received_t))
+                rows.append(_row(said.site, gaps[-1], said.received_t))
+        store.set_marks(reached)
+        store.put_states(batch.states)
+        store.add_events([*batch.events, *rows])
+        store.add_refused(batch.refused)
+    return Outcome(sum(is_new), lost, unseen, receipts, gaps)
+
+
+def _hear(said: dict[Boot, Said], site: str, sample: telemetry.Sample, received_t: float) -> None:
+    boot = Boot(sample.device, sample.boot)
+    before = said.get(boot)
+    if before is None or sample.oldest_seq > before.oldest_seq or sample.dropped > before.dropped:
+        oldest_seq, dropped = (before.oldest_seq, before.dropped) if before else (0, 0)
+        said[boot] = Said(site, max(oldest_seq, sample.oldest_seq), max(dropped, sample.dropped), received_t)
+
+
+def _mark(row: tuple[int, int] | None) -> ingest.Mark | None:
+    return None if row is None else ingest.Mark(*row)
+
+
+def _late(samples: Sequence[SampleRow], is_new: Sequence[bool], marks: dict[Boot, ingest.Mark | None]) -> Counter[Boot]:
+    """Counts by boot the new Samples that were not above the mark: they had been counted as lost."""
+    late: Counter[Boot] = Counter()
+    known = {boot: mark.upto for boot, mark in marks.items() if mark is not None}
+    for sample, new in zip(samples, is_new, strict=True):
+        boot = (sample.device, sample.boot)
+        if new and sample.seq <= known.get(boot, -1):  # type: ignore[call-overload]  # a Boot equals its pair
+            late[Boot(*boot)] += 1
+    return late
+
+
+def _gap_event(boot: Boot, step: ingest.Advance, received_t: float) -> telemetry.Event:
+    dropped = step.missing - step.unseen
+    causes = [
+        f"{dropped} gave way to newer ones on the device" if dropped else "",
+        f"{step.unseen} were receipted, but are not in this database (a new one, or an old copy was put back)"
+        if step.unseen
+        else "",
+    ]
+    ranges = ", ".join(f"{gap.first}-{gap.last}" if gap.last > gap.first else f"{gap.first}" for gap in step.gaps)
+    more = " and others" if len(step.gaps) == ingest.GAPS_TOLD else ""
+    return telemetry.Event(
+        v=telemetry.WIRE_VERSION,
+        device=boot.device,
+        boot=boot.boot,
+        t=received_t,
+        kind="gap",
+        message=f"{step.missing} records will not come: {' and '.join(filter(None, causes))}; seq {ranges}{more}"[
+            :2000
+        ],
+        details={
+            "missing": step.missing,
+            "dropped": dropped,
+            "unseen": step.unseen,
+            "first": step.gaps[0].first,
+            "last": step.gaps[-1].last,
+            "by": SAID_BY,
+        },
+    )
+
+
+def _clock_event(sample: telemetry.Sample, told: ClockNews, received_t: float) -> telemetry.Event:
+    return telemetry.Event(
+        v=telemetry.WIRE_VERSION,
+        device=sample.device,
+        boot=sample.boot,
+        t=received_t,
+        kind=told.kind,
+        message=told.message,
+        details={"offset_s": round(told.offset_s, 3), "seq": sample.seq, "by": SAID_BY},
+    )
+
+
+def _row(site: str, event: telemetry.Event, received_t: float) -> EventRow:
+    return EventRow(site, event.device, event.boot, event.t, received_t, codec.to_bytes(event).decode())
