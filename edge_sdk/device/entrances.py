@@ -11,8 +11,8 @@ from edge_sdk import clock, errors, imports
 from edge_sdk.device.deployment import Deployment
 from edge_sdk.device.serve import listening
 from edge_sdk.device.serve.connection import HttpLimits
-from edge_sdk.device.serve.frame_server import FrameServer
-from edge_sdk.device.serve.http import HttpServer
+from edge_sdk.device.serve.frame_server import frame_server
+from edge_sdk.device.serve.http import http_server
 from edge_sdk.device.serve.regions import Regions
 from edge_sdk.device.serve.routes import Routes
 from edge_sdk.device.settings import DaemonSettings
@@ -70,7 +70,7 @@ class Entrances:
             self._open_http(sample)
             if settings.frames_socket is not None:
                 listener = self._listening(*listening.unix_listener(Path(settings.frames_socket)), scheme="frames+")
-                self._open.append(FrameServer(listener, deployment.models, limits=self._limits, clocks=clocks))
+                self._open.append(frame_server(listener, deployment.models, limits=self._limits, clocks=clocks))
             if settings.grpc_port is not None or settings.grpc_socket is not None:
                 self._open_grpc()
             if settings.zmq_address is not None:
@@ -106,7 +106,7 @@ class Entrances:
 
     def _add_http(self, routes: Routes, listener: socket.socket, url: str) -> None:
         self._listening(listener, url)
-        self._open.append(HttpServer(listener, routes.answer, limits=self._limits, clocks=self._clock))
+        self._open.append(http_server(listener, routes.answer, limits=self._limits, clocks=self._clock))
 
     def _listening(self, listener: socket.socket, url: str, *, scheme: str = "") -> socket.socket:
         self.urls += (scheme + url,)

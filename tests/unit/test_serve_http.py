@@ -44,7 +44,7 @@ class Served:
         )
         self.answering = routes.Routes(self.models, regions=Regions(is_allowed=False), repository=None).answer
         listener, self.url = listening.tcp_listener("127.0.0.1", 0)
-        self.server = serving.HttpServer(
+        self.server = serving.http_server(
             listener,
             lambda head, body: self.answering(head, body),
             limits=connection.HttpLimits(**limits),

@@ -54,19 +54,19 @@ class TestRegions:
         key = segment(bytes(64))
         regions = Regions(is_allowed=True)
         regions.register("r", key=key, offset=16, byte_size=48)
-        regions.write(Place("r", 8, 12), X)
-        assert bytes(regions.read(Place("r", 8, 12))) == X.tobytes()
+        regions.visit().write(Place("r", 8, 12), X)
+        assert bytes(regions.visit().read(Place("r", 8, 12))) == X.tobytes()
         assert Path(f"/dev/shm{key}").read_bytes()[24:36] == X.tobytes()
         assert regions.status("r") == [{"name": "r", "key": key, "offset": 16, "byte_size": 48}]
 
     def test_two_tensors_of_one_request_do_not_overwrite_each_other(self, segment):
         regions = Regions(is_allowed=True)
         regions.register("r", key=segment(bytes(range(100))), offset=0, byte_size=100)
-        first, second = regions.read(Place("r", 0, 10)), regions.read(Place("r", 50, 10))
+        first, second = regions.visit().read(Place("r", 0, 10)), regions.visit().read(Place("r", 50, 10))
         assert (bytes(first), bytes(second)) == (bytes(range(10)), bytes(range(50, 60)))
         large = Regions(is_allowed=True)
         large.register("r", key=segment(b"\1" * 5_000_000), offset=0, byte_size=5_000_000)
-        assert sum(large.read(Place("r", 0, 5_000_000))) == 5_000_000
+        assert sum(large.visit().read(Place("r", 0, 5_000_000))) == 5_000_000
 
     def test_a_region_that_shrinks_is_a_refusal_and_not_a_bus_error(self, segment):
         key = segment(bytes(8192))
@@ -74,9 +74,9 @@ class TestRegions:
         regions.register("r", key=key, offset=0, byte_size=8192)
         os.truncate(f"/dev/shm{key}", 100)
         with pytest.raises(errors.InputError, match="has shrunk: 0 of 4096 bytes"):
-            regions.read(Place("r", 4096, 4096))
+            regions.visit().read(Place("r", 4096, 4096))
         with pytest.raises(errors.InputError, match="has shrunk"):
-            regions.write(Place("r", 4096, 4096), np.zeros(4096, np.uint8))
+            regions.visit().write(Place("r", 4096, 4096), np.zeros(4096, np.uint8))
         assert Path(f"/dev/shm{key}").stat().st_size == 100
 
     @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ class TestRegions:
     def test_a_place_outside_is_refused(self, segment, place):
         regions = Regions(is_allowed=True)
         regions.register("r", key=segment(bytes(64)), offset=0, byte_size=64)
-        for use in (lambda: regions.read(place), lambda: regions.write(place, np.zeros(1, np.uint8))):
+        for use in (lambda: regions.visit().read(place), lambda: regions.visit().write(place, np.zeros(1, np.uint8))):
             with pytest.raises(errors.InputError, match=r"Invalid offset|Unable to find"):
                 use()
 

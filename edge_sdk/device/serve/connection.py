@@ -15,6 +15,7 @@ from edge_sdk import clock
 from edge_sdk.device.serve import heads
 from edge_sdk.device.serve.answers import Answer, failure
 from edge_sdk.device.serve.heads import Head, Refusal
+from edge_sdk.device.serve.waiting import Company, Wait
 
 _LOG = logging.getLogger(__name__)
 
@@ -62,12 +63,14 @@ class Connection:
         limits: HttpLimits,
         clocks: clock.Clock,
         stopping: threading.Event,
+        company: Company,
     ) -> None:
         self.is_idle = True
         self._peer = peer
         self._answering = answering
         self._limits = limits
         self._now_s = clocks.boot_s
+        self._wait = Wait(peer, clocks.tick_ns, company)
         self._stopping = stopping
         self._buffer = bytearray(heads.MAX_HEAD_BYTES + len(_END))
         self._view = memoryview(self._buffer)
@@ -85,8 +88,9 @@ class Connection:
             except OSError as error:
                 _LOG.debug("an HTTP client went away: %s", error)
 
-    def turn_away(self, refusal: Refusal) -> None:
-        """Says why this client is not served, without waiting for anything, and ends the connection."""
+    def turn_away(self, limit: int) -> None:
+        """Says that `limit` clients are connected already, without waiting for anything, and ends the connection."""
+        refusal = Refusal(503, f"{limit} clients are connected; try again later")
         with self._peer, contextlib.suppress(OSError):
             self._peer.setblocking(False)
             self._send(failure(refusal.status, refusal.message)._replace(retry_after_s=1), keeps_alive=False)
@@ -191,7 +195,7 @@ class Connection:
         """Receives at least one byte; 0 at the end of the connection, too late, or idle while the server stops."""
         while True:
             try:
-                count = self._peer.recv_into(view, 0, flags)
+                count = self._wait.receive_into(view) if self.is_idle else self._peer.recv_into(view, 0, flags)
             except BlockingIOError:  # the kernel's time limit: nothing came
                 count = -1
             if self._now_s() >= deadline_s or (self.is_idle and self._stopping.is_set() and count < 0):

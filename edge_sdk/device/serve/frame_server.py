@@ -24,85 +24,49 @@ from edge_sdk.device.serve.connection import HttpLimits
 from edge_sdk.device.serve.frame_wire import ASK, LENGTH, REPLY, Hello, Layout, Outcome, Tensor
 from edge_sdk.device.serve.served import Models
 from edge_sdk.device.serve.v2 import Request
+from edge_sdk.device.serve.waiting import Company, Wait
 from edge_sdk.engines.protocol import Tensors
 
 _LOG = logging.getLogger(__name__)
 
-_RETRY_S = 0.5
 _F_GET_SEALS = 1034
 _F_SEAL_SHRINK = 2
 """Not in the fcntl module before Python 3.12 everywhere; values of Linux."""
 
 
-class FrameServer:
-    """Serves the clients of one unix socket, each in a thread of its own."""
+def frame_server(
+    listener: socket.socket, models: Models, *, limits: HttpLimits, clocks: clock.Clock
+) -> listening.Acceptor:
+    """Gives a server that takes over the listening socket; it begins to answer with `start`."""
+    stopping, company = threading.Event(), Company()
 
-    def __init__(self, listener: socket.socket, models: Models, *, limits: HttpLimits, clocks: clock.Clock) -> None:
-        self._listener = listener
-        self._models = models
-        self._limits = limits
-        self._clock = clocks
-        self._stopping = threading.Event()
-        self._lock = threading.Lock()
-        self._open: dict[threading.Thread, _Session] = {}
-        self._acceptor = threading.Thread(target=self._accept, name="frames accept", daemon=True)
+    def connect(peer: socket.socket) -> _Session:
+        return _Session(peer, models, limits, clocks, company)
 
-    def start(self) -> None:
-        """Begins to answer."""
-        self._acceptor.start()
-
-    def stop(self) -> None:
-        """Takes no more, and ends every session once its running request is answered."""
-        self._stopping.set()
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        if self._acceptor.is_alive():
-            self._acceptor.join(self._limits.stop_s)
-        listening.close_listener(self._listener)
-        with self._lock:
-            left = dict(self._open)
-        for session in left.values():
-            session.shut(socket.SHUT_RD)
-        deadline_s = self._clock.boot_s() + self._limits.stop_s
-        for thread, session in left.items():
-            thread.join(max(0.0, deadline_s - self._clock.boot_s()))
-            session.shut(socket.SHUT_RDWR)
-
-    def _accept(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                peer, _ = self._listener.accept()
-            except OSError as error:
-                if not self._stopping.is_set():
-                    _LOG.warning("cannot accept a connection: %s", error)
-                    self._stopping.wait(_RETRY_S)
-                continue
-            session = _Session(peer, self._models, self._limits)
-            thread = threading.Thread(target=self._serve, args=(session,), name="frames client", daemon=True)
-            with self._lock:
-                is_full = len(self._open) >= self._limits.connections
-                if not is_full:
-                    self._open[thread] = session
-            if is_full:
-                peer.close()
-            else:
-                thread.start()
-
-    def _serve(self, session: "_Session") -> None:
-        try:
-            session.run()
-        finally:
-            with self._lock:
-                self._open.pop(threading.current_thread(), None)
+    return listening.Acceptor(
+        listener,
+        connect,
+        name="frames",
+        connections=limits.connections,
+        stop_s=limits.stop_s,
+        stopping=stopping,
+        clocks=clocks,
+    )
 
 
 class _Session:
     """One client: what it sends is agreed upon once, then it asks again and again."""
 
-    def __init__(self, peer: socket.socket, models: Models, limits: HttpLimits) -> None:
+    is_idle = True
+    """Its receiving end can be closed at any time: a request that was read is still answered."""
+
+    def __init__(
+        self, peer: socket.socket, models: Models, limits: HttpLimits, clocks: clock.Clock, company: Company
+    ) -> None:
         self._peer = peer
         self._models = models
         self._limits = limits
+        self._wait = Wait(peer, clocks.tick_ns, company)
 
     def run(self) -> None:
         """Serves until the client goes; one that vanishes is no fault of ours."""
@@ -129,6 +93,11 @@ class _Session:
         """Ends one or both directions from another thread."""
         with contextlib.suppress(OSError):
             self._peer.shutdown(how)
+
+    def turn_away(self, limit: int) -> None:
+        """Ends the connection; the protocol has no word for it before the greeting."""
+        _LOG.warning("%d clients of the frames socket are connected; one more was turned away", limit)
+        self._peer.close()
 
     def _greeted(self) -> tuple[Hello, Layout]:
         """Agrees with the client on what goes where; runs the model once on zeros to learn what it gives."""
@@ -172,7 +141,7 @@ class _Session:
         # A session may wait for its next frame as long as it likes: a camera can be switched off.
         self._peer.settimeout(None)
         ask = bytearray(ASK.size)
-        while self._peer.recv_into(ask, 0, socket.MSG_WAITALL) == ASK.size:
+        while self._receive(ask):
             sequence, priority, timeout_us = ASK.unpack(ask)
             try:
                 _check_memory(descriptor, layout.byte_size)
@@ -184,6 +153,13 @@ class _Session:
                 _LOG.exception("internal fault in a request for %s", hello.model)
                 outcome = msgspec.json.encode(Outcome("internal fault; the daemon's log has the details", "engine"))
             self._peer.sendall(REPLY.pack(sequence, len(outcome)) + outcome)
+
+    def _receive(self, ask: bytearray) -> bool:
+        """Waits for the next message; False at the end of the connection."""
+        have = self._wait.receive_into(ask)
+        if 0 < have < ASK.size:
+            have += self._peer.recv_into(memoryview(ask)[have:], 0, socket.MSG_WAITALL)
+        return have == ASK.size
 
     def _infer(self, hello: Hello, request: Request, areas: Tensors) -> None:
         def parse() -> Request:

@@ -15,9 +15,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_sdk import errors
+from edge_sdk import clock, errors
 from edge_sdk.device.serve import frame_wire
 from edge_sdk.device.serve.frame_wire import ASK, LENGTH, REPLY, Hello, Layout, Outcome, Tensor
+from edge_sdk.device.serve.waiting import Company, Wait
 
 _F_ADD_SEALS = 1033
 _F_SEAL_SEAL, _F_SEAL_SHRINK, _F_SEAL_GROW = 1, 2, 4
@@ -79,6 +80,8 @@ class Frames:
         self.inputs: dict[str, NDArray[Any]] = {}
         self.outputs: dict[str, NDArray[Any]] = {}
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._buffer = bytearray(4096)
+        self._wait = Wait(self._socket, clock.SystemClock().tick_ns, Company())
         with contextlib.ExitStack() as undo:
             undo.callback(self._socket.close)
             try:
@@ -165,10 +168,10 @@ class Frames:
         """Gives at least `size` bytes; a whole answer is short enough to come at once."""
         found = b""
         while len(found) < size:
-            chunk = self._socket.recv(4096)
-            if not chunk:
+            count = self._wait.receive_into(self._buffer)
+            if not count:
                 raise errors.LinkError(f"the daemon at {self._path} has closed its end")
-            found += chunk
+            found += self._buffer[:count]
         return found
 
     def _receive_exactly(self, size: int) -> bytes:

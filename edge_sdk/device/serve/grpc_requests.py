@@ -44,7 +44,7 @@ def request_from_message(message: Mapping[str, Any], read: v2.Read) -> Request:
             raise errors.InputError(f"input {name!r} has the shape {list(shape)}; no axis may be negative")
         if place := v2.place_of(name, _parameters(tensor)):
             v2.check_size(name, datatype, shape, place.byte_size)
-            feeds[name] = v2.array_from_raw(name, datatype, shape, read(place))
+            feeds[name] = v2.array_from_shared(name, datatype, shape, read(place))
         elif tensor.get("contents"):
             feeds[name] = _from_contents(name, datatype, shape, tensor["contents"])
         elif used < len(raws):

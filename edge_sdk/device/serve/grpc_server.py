@@ -166,18 +166,19 @@ class _Service:
             self._models.give(model)
 
     def _infer(self, message: _Message) -> _Message:
+        visit = self._regions.visit()
+
         def parse() -> Request:
-            return grpc_requests.request_from_message(message, self._regions.read)
+            return grpc_requests.request_from_message(message, visit.read)
 
         with self._taken(message.get("model_name", ""), message.get("model_version", "")) as model:
 
             def respond(request: Request, outputs: Tensors) -> _Message:
-                return grpc_requests.message_from_outputs(request, model, outputs, self._regions.write)
+                found = grpc_requests.message_from_outputs(request, model, outputs, visit.write)
+                visit.check()
+                return found
 
-            try:
-                return inference.answered(model, parse, respond)
-            finally:
-                self._regions.rewind()
+            return inference.answered(model, parse, respond)
 
     def _model_ready(self, message: _Message) -> _Message:
         is_served = self._models.find(message.get("name", ""), message.get("version")) is not None

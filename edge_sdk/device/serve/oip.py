@@ -164,7 +164,7 @@ def _tensor(part: _Input, rest: memoryview, read: v2.Read | None) -> tuple[NDArr
         if read is None:
             raise errors.InputError(f"input {part.name!r} lies in shared memory, which is not taken here")
         v2.check_size(part.name, part.datatype, part.shape, place.byte_size)
-        return v2.array_from_raw(part.name, part.datatype, part.shape, read(place)), 0
+        return v2.array_from_shared(part.name, part.datatype, part.shape, read(place)), 0
     length = _binary_size(part)
     if length is None:
         return json_tensors.array_from_json(part.name, part.datatype, part.shape, part.data), 0

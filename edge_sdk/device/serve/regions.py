@@ -1,12 +1,15 @@
 """System shared memory: POSIX regions that clients made and registered here, to pass tensors without sending them.
 
-Tensors are copied out of and into a region with pread and pwrite on its file below /dev/shm, not through a mapping:
-a client may shrink its region at any moment, and a mapped page that is gone would end the daemon with SIGBUS, where
-pread gives fewer bytes. Nothing is ever created or removed there, so nothing of the daemon's can be left behind.
+A region is mapped when it is registered, so a tensor in it is read where it lies, and an output is written where it is
+to be. A client may shorten its region at any moment: its length is looked at with each use, and what happens between
+that and the last byte is caught by `bus_guard`. Nothing is ever created or removed below /dev/shm, so nothing of the
+daemon's can be left behind.
 
 Source: Triton's ``extension_shared_memory.md``.
 """
 
+import ctypes
+import mmap
 import os
 import re
 import stat
@@ -18,24 +21,81 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk import errors
+from edge_sdk.device.serve import bus_guard
 from edge_sdk.device.serve.v2 import Place
 
 MAX_REGIONS = 256
-_KEPT_BYTES = 4 * 1024 * 1024
-"""Each thread keeps a buffer up to this size: fresh pages for a camera frame cost more than its copy."""
-_ALIGNMENT = 64
-
 _KEY = re.compile(r"/?[^/\0]{1,254}")
 
 
 class Region:
-    """One registered region; its file is closed with the last request that still uses it."""
+    """One registered region; unmapped and its file closed with the last request that still uses it."""
 
     def __init__(self, key: str, offset: int, byte_size: int, descriptor: int) -> None:
+        """Takes over the open file; raises OSError when it can't be mapped."""
         self.key, self.offset, self.byte_size, self.descriptor = key, offset, byte_size, descriptor
+        memory = mmap.mmap(descriptor, offset + byte_size)
+        self.view = memoryview(memory)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        self.mapping = bus_guard.installed().watch(address, -(-len(memory) // mmap.PAGESIZE) * mmap.PAGESIZE)
 
     def __del__(self) -> None:
+        if hasattr(self, "mapping"):
+            bus_guard.installed().forget(self.mapping)
         os.close(self.descriptor)
+
+
+class Visit:
+    """What one request does with regions. Made by `Regions.visit`, used by one thread."""
+
+    def __init__(self, regions: "Regions") -> None:
+        self._regions = regions
+        self._used: list[Region] = []
+
+    def read(self, place: Place) -> memoryview:
+        """Gives the bytes at a place as they lie there; the client may change them at any moment.
+
+        Raises:
+            InputError: the place is not inside the region, or the region has shrunk.
+        """
+        return self._opened(place, place.byte_size)
+
+    def write(self, place: Place, array: NDArray[Any]) -> None:
+        """Puts a tensor at a place.
+
+        Raises:
+            InputError: the place is smaller than the tensor, not inside the region, or the region has shrunk.
+        """
+        if array.nbytes > place.byte_size:
+            raise errors.InputError(
+                f"region {place.region!r}: the output has {array.nbytes} bytes, its place only {place.byte_size}"
+            )
+        opened = self._opened(place, array.nbytes)
+        if array.size:
+            np.copyto(np.frombuffer(opened, np.uint8), np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+
+    def check(self) -> None:
+        """Returns when every region stayed as long as it was.
+
+        Raises:
+            InputError: one was shortened meanwhile, so the answer is not made of what the client sent.
+        """
+        for region in self._used:
+            if region.mapping.is_broken:
+                raise errors.InputError(
+                    f"the shared memory {region.key} has shrunk while a request used it; register it anew"
+                )
+
+    def _opened(self, place: Place, byte_size: int) -> memoryview:
+        region = self._regions.at(place)
+        have = os.fstat(region.descriptor).st_size - region.offset - place.offset
+        if have < byte_size or region.mapping.is_broken:
+            raise errors.InputError(
+                f"region {place.region!r} has shrunk: {max(have, 0)} of {byte_size} bytes are there; register it anew"
+            )
+        self._used.append(region)
+        at = region.offset + place.offset
+        return region.view[at : at + byte_size]
 
 
 class Regions:
@@ -51,7 +111,6 @@ class Regions:
         self._folder = folder
         self._lock = threading.Lock()
         self._by_name: dict[str, Region] = {}
-        self._scratch = threading.local()
 
     def register(self, name: str, *, key: str, offset: int, byte_size: int) -> None:
         """Makes a region known under a name.
@@ -95,55 +154,16 @@ class Regions:
             if name in ("", each)
         ]
 
-    def read(self, place: Place) -> memoryview:
-        """Gives the bytes at a place: a copy that stays as it is until this thread reads again.
+    def visit(self) -> Visit:
+        """Gives what one request reads and writes regions with."""
+        return Visit(self)
+
+    def at(self, place: Place) -> Region:
+        """Gives the region of a place.
 
         Raises:
-            InputError: the place is not inside the region, or the region has shrunk.
+            InputError: it is not registered, or the place is not inside it.
         """
-        region = self._region(place)
-        buffer = self._buffer(place.byte_size)
-        got = os.preadv(region.descriptor, [buffer], region.offset + place.offset)
-        if got != place.byte_size:
-            raise errors.InputError(
-                f"region {place.region!r} has shrunk: {got} of {place.byte_size} bytes are there; register it anew"
-            )
-        return buffer
-
-    def write(self, place: Place, array: NDArray[Any]) -> None:
-        """Puts a tensor at a place.
-
-        Raises:
-            InputError: the place is smaller than the tensor, not inside the region, or the region has shrunk.
-        """
-        if array.nbytes > place.byte_size:
-            raise errors.InputError(
-                f"region {place.region!r}: the output has {array.nbytes} bytes, its place only {place.byte_size}"
-            )
-        region = self._region(place)
-        at = region.offset + place.offset
-        # Writing behind the end would make the client's region longer instead of failing.
-        if os.fstat(region.descriptor).st_size < at + array.nbytes:
-            raise errors.InputError(f"region {place.region!r} has shrunk; register it anew")
-        os.pwrite(region.descriptor, np.ascontiguousarray(array).reshape(-1).data.cast("B"), at)
-
-    def _buffer(self, size: int) -> memoryview:
-        used: int = getattr(self._scratch, "used", 0)
-        kept: NDArray[np.uint8] | None = getattr(self._scratch, "buffer", None)
-        if size > _KEPT_BYTES:
-            return np.empty(size, np.uint8).data
-        if kept is None or used + size > kept.size:
-            # Another tensor of the same request may still lie in the old one, so that is left alone.
-            kept, used = np.empty(_KEPT_BYTES, np.uint8), 0
-            self._scratch.buffer = kept
-        self._scratch.used = used + -(-size // _ALIGNMENT) * _ALIGNMENT
-        return kept.data[used : used + size]
-
-    def rewind(self) -> None:
-        """Says that this thread needs none of the bytes any more that it has read."""
-        self._scratch.used = 0
-
-    def _region(self, place: Place) -> Region:
         region = self._by_name.get(place.region)
         if region is None:
             raise errors.InputError(f"Unable to find shared memory region: {place.region!r}; register it first")
@@ -165,13 +185,16 @@ class Regions:
             raise errors.InputError(
                 f"Unable to open shared memory region {name!r} ({key}): {error.strerror}; make it before registering"
             ) from error
-        region = Region(key, offset, byte_size, descriptor)
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode) or offset + byte_size > found.st_size:
+            os.close(descriptor)
             raise errors.InputError(
                 f"region {name!r}: {key} has {found.st_size} bytes, {byte_size} at {offset} are registered"
             )
-        return region
+        try:
+            return Region(key, offset, byte_size, descriptor)
+        except OSError as error:
+            raise errors.InputError(f"region {name!r}: {key} can't be mapped: {error.strerror}") from error
 
     def _forget_unlinked(self) -> None:
         """Drops regions whose client has removed them, or was cleaned up after: nobody can mean them any more."""

@@ -145,18 +145,19 @@ class Routes:
         return document(200, describe.metadata(model, self._models.versions(model.name)))
 
     def _infer(self, model: Model, head: Head, body: memoryview) -> Answer:
+        visit = self._regions.visit()
+
         def parse() -> Request:
-            return oip.parse_request(body, head.header_bytes, read=self._regions.read)
+            return oip.parse_request(body, head.header_bytes, read=visit.read)
 
         def respond(request: Request, outputs: Tensors) -> oip.Response:
-            return oip.response_from_outputs(
-                request, model=model.name, version=model.version, outputs=outputs, write=self._regions.write
+            found = oip.response_from_outputs(
+                request, model=model.name, version=model.version, outputs=outputs, write=visit.write
             )
+            visit.check()
+            return found
 
-        try:
-            response = inference.answered(model, parse, respond)
-        finally:
-            self._regions.rewind()
+        response = inference.answered(model, parse, respond)
         if not response.raw:
             return Answer(200, [response.header])
         parts = [response.header, *(array.reshape(-1).data.cast("B") for array in response.raw if array.size)]

@@ -131,6 +131,16 @@ def array_from_raw(name: str, datatype: str, shape: tuple[int, ...], raw: memory
     return np.frombuffer(raw, dtype).reshape(shape)
 
 
+def array_from_shared(name: str, datatype: str, shape: tuple[int, ...], raw: memoryview) -> NDArray[Any]:
+    """As `array_from_raw`, from memory that the client can still write to.
+
+    Floats are numbers whatever it writes, so they are used where they lie; everything else is copied first, since an
+    operator may use whole numbers as indices after it has checked them.
+    """
+    found = array_from_raw(name, datatype, shape, raw if datatype.startswith("FP") else memoryview(bytes(raw)))
+    return found if found.flags.aligned else found.copy()
+
+
 def check_size(name: str, datatype: str, shape: tuple[int, ...], byte_size: int) -> None:
     """Raises InputError unless a tensor of that type and shape has so many bytes."""
     expected = math.prod(shape) * dtype_of(name, datatype).itemsize
