@@ -51,8 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         default="auto",
-        help=f"{', '.join(builder.PRECISIONS)}; auto falls to fp16 where INT8 misses the budget, int8 refuses "
-        "(default %(default)s)",
+        help=f"{', '.join(builder.PRECISIONS)}; where the budget is missed, auto falls to fp16 and then to float, "
+        "int8 and fp16 refuse (default %(default)s)",
     )
     parser.add_argument("--preprocess", type=Path, metavar="FILE.toml", help="scale, mean, std of each input")
     parser.add_argument("--classes", type=Path, metavar="FILE.json", help="list of class names in the model's order")
@@ -193,8 +193,8 @@ def result_text(built: BuildResult) -> str:
     compiler = built.compiler
     if compiler.ok:
         words = f"{compiler.name} {compiler.version} takes it: {compiler.engine_bytes:,} bytes"
-    elif built.precision != "int8":
-        words = "not asked, there is no INT8 graph"
+    elif built.precision == "float":
+        words = "not asked, the bundle holds the float model alone"
     else:
         words = "none at hand, not compiled (pip install 'edge_sdk[rtx]' checks without a GPU)"
     rows = {

@@ -8,7 +8,7 @@ from edge_sdk.engines.engine import Engine
 from edge_sdk.engines.remembered import Choice
 from edge_sdk.wire import bundles
 
-MODELS = {"int8": bundles.INT8_MODEL, "fp16": bundles.FLOAT_MODEL, "float": bundles.FLOAT_MODEL}
+MODELS = {"int8": bundles.INT8_MODEL, "fp16": bundles.HALF_MODEL, "float": bundles.FLOAT_MODEL}
 """Which file of a bundle runs, by the precision that the gate decided."""
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from edge_sdk import clock, errors
-from edge_sdk.engines import apart, compilers
+from edge_sdk.engines import apart
 from edge_sdk.engines.protocol import Tensors
 from edge_sdk.host import checking, correcting, cpu_form, figures, gating, quantizing, ranging, rescue
 from edge_sdk.host.calibrate import choose, inspect, rangefile, samples
@@ -82,8 +82,8 @@ def build_bundle(
         bench: JSON file with what was measured on a device; see `worth.Bench`.
         metric: a key of `metrics.TITLES`, some as ``name@threshold``, ``module:function``, or ``auto``.
         method: ``max``, ``percentile``, ``mse``, ``entropy``, or ``auto`` for the one with the least measured error.
-        precision: ``int8``, ``fp16`` (the float model, which TensorRT compiles in FP16), ``float``, or ``auto``: INT8
-            where it keeps the budget, if need be with the most sensitive layers in float, else FP16.
+        precision: ``int8``, ``fp16``, ``float``, or ``auto``: INT8 where it keeps the budget, if need be with the
+            noisiest layers in float, else FP16 where that does, else float.
         preprocess: by input name, how raw values become what the network takes; none means they go in as they are.
         classes: names of the classes in the model's order.
         name: of the model in the bundle; by default from the file's name.
@@ -103,9 +103,9 @@ def build_bundle(
         ticks: clock for the seconds.
 
     Raises:
-        GateError: ``precision`` is ``int8``, and INT8 lost more than `max_drop`; nothing was written.
+        GateError: ``precision`` is ``int8`` or ``fp16``, and that lost more than `max_drop`; nothing was written.
         UsageError: the model, the data or an argument can't be used; nothing was written.
-        EngineError: NVIDIA's compiler refused the INT8 graph; nothing was written.
+        EngineError: NVIDIA's compiler refused the graph; nothing was written.
     """
     job = Job(
         source=model,
@@ -165,8 +165,7 @@ def _built(job: Job, data: Opened) -> BuildResult:
     remarks += checking.fit_notes(gatekeeper, scan, judged.judgement)
     del gatekeeper  # its session holds the weights once more
     bundle, found = figures.packed(job, data, graph, judged, _background(data, scan, ranged, remarks))
-    compiler = judged.int8.compiler if judged.int8 else compilers.ABSENT.report
-    return result.result_from_report(found, bundle, compiler=compiler, seconds=job.stages.seconds)
+    return result.result_from_report(found, bundle, compiler=judged.compiler, seconds=job.stages.seconds)
 
 
 def _check_job(job: Job) -> None:

@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 from edge_sdk import __version__
-from edge_sdk.engines import compilers
 from edge_sdk.host.calibrate import coverage
 from edge_sdk.host.graph import macs
 from edge_sdk.host.job import Graph, Int8, Job, Judged, Opened
@@ -50,6 +49,7 @@ def packed(
         artefacts = packing.Artefacts(
             float_model=graph.model.to_bytes(),
             int8_model=int8.content if int8 else None,
+            half_model=judged.half.content if judged.half else None,
             cpu_model=judged.cpu.content if judged.cpu else None,
             calibration=calibration,
             golden=judged.golden,
@@ -64,7 +64,7 @@ def packed(
 
 def _report(job: Job, data: Opened, graph: Graph, judged: Judged, background: Background) -> report.Report:
     int8 = judged.int8
-    words = int8.compiler if int8 else compilers.ABSENT.report
+    words = judged.compiler
     placed = int8.placed if int8 else graph.placed
     int8_nodes = placed.nodes if int8 else frozenset()
     return report.Report(

@@ -83,10 +83,11 @@ class Gate:
         self._is_picked = True
         return judgement
 
-    def golden(self, int8: bytes | None) -> Tensors:
-        """Gives the arrays of golden.npz; `judgement` was asked before."""
+    def golden(self, judged: bytes | None, *, precision: str = "int8") -> Tensors:
+        """Gives the arrays of golden.npz for the model that was judged, in `precision`; None is the float model."""
         with self.job.stages("gate"):
-            return self._picks.arrays(self.run_float, ort.runner_from_model(int8) if int8 else None)
+            run = ort.runner_from_model(judged) if judged else None
+            return self._picks.arrays(self.run_float, run, precision=precision)
 
     def _watched(self, batches: Iterable[samples.Batch]) -> Iterator[gate.Evaluated]:
         for batch in batches:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk import clock
+from edge_sdk.engines import compilers
 from edge_sdk.engines.protocol import Tensors
 from edge_sdk.host.calibrate import choose, collect, coverage, samples
 from edge_sdk.host.calibrate import data as datasets
@@ -179,6 +180,20 @@ class Int8(NamedTuple):
     shifts: Shifts = {}  # noqa: RUF012 - never changed
 
 
+class Half(NamedTuple):
+    """An FP16 model.
+
+    Attributes:
+        content: serialised, its inputs and outputs in float.
+        rounded: the same in float, which rounds what `content` holds in FP16: what is judged on a CPU.
+        compiler: what NVIDIA's compiler said of `content`.
+    """
+
+    content: bytes
+    rounded: bytes
+    compiler: CompilerReport
+
+
 class CpuForm(NamedTuple):
     """The INT8 model for ONNX Runtime's integer kernels; no content where none kept its promises."""
 
@@ -198,6 +213,7 @@ class Judged(NamedTuple):
         ranking: the layers by what INT8 does to their own outputs, the noisiest first; empty where none was measured.
         golden: the arrays of golden.npz.
         cpu: the form for ONNX Runtime on a CPU; None for the other precisions.
+        half: the FP16 model in the bundle; None for the other precisions.
     """
 
     precision: str
@@ -208,3 +224,10 @@ class Judged(NamedTuple):
     ranking: tuple[sensitivity.Sensitivity, ...]
     golden: Tensors
     cpu: CpuForm | None = None
+    half: Half | None = None
+
+    @property
+    def compiler(self) -> CompilerReport:
+        """What NVIDIA's compiler said of the model in the bundle."""
+        asked = self.int8 or self.half
+        return asked.compiler if asked else compilers.ABSENT.report

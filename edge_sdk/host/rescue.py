@@ -8,7 +8,7 @@ import numpy as np
 from edge_sdk import errors
 from edge_sdk.engines import ort
 from edge_sdk.engines.protocol import Tensors
-from edge_sdk.host import layerwise, quantizing
+from edge_sdk.host import halving, layerwise, quantizing
 from edge_sdk.host.gating import Gate
 from edge_sdk.host.graph import macs, placement
 from edge_sdk.host.job import Int8, Judged
@@ -42,12 +42,12 @@ def judged(
         reason: why there is none.
 
     Raises:
-        GateError: INT8 was asked for, and not even pinning keeps it within the budget.
+        GateError: INT8 was asked for, and not even pinning keeps it within the budget; or FP16 was, and it does not.
     """
     if int8 is None:
-        judgement = gatekeeper.judgement(None)
-        precision = _precision_without_int8(gatekeeper)
-        return Judged(precision, None, judgement, None, reason, (), gatekeeper.golden(None))
+        if _is_half_next(gatekeeper):
+            return halving.judged(gatekeeper, reason)
+        return halving.in_float(gatekeeper, reason)
     judgement = gatekeeper.judgement(int8.content)
     if judgement.verdict.passed:
         ranking = sensitivity.ranked(noise or {})
@@ -66,10 +66,10 @@ def judged(
     return Judged("int8", pinned, final, judgement, reason, ranking, gatekeeper.golden(pinned.content))
 
 
-def _precision_without_int8(gatekeeper: Gate) -> str:
-    """Gives FP16 where it was asked for, or where only the target stands against INT8."""
+def _is_half_next(gatekeeper: Gate) -> bool:
+    """Says whether FP16 was asked for, or only the target stands against INT8."""
     precision = gatekeeper.job.precision
-    return "fp16" if precision == "fp16" or (precision == "auto" and gatekeeper.graph.placed.weights) else "float"
+    return precision == "fp16" or (precision == "auto" and bool(gatekeeper.graph.placed.weights))
 
 
 def _ranking(
@@ -197,19 +197,13 @@ def _without_int8(
             "sees in use, another --method, a larger --max-drop, or --precision auto, which builds FP16 then"
         )
     peak = max((found.peak for found in int8.collected.histograms().values()), default=0.0)
-    precision = "fp16" if peak <= LARGEST_HALF else "float"
-    why = "" if precision == "fp16" else f". FP16 holds up to {LARGEST_HALF:g}, an activation reaches {peak:.4g}"
-    golden = gatekeeper.golden(None)
-    final = gatekeeper.judgement(None)
-    return Judged(precision, None, final, judgement, f"{words.lost}. {words.tried}{unlike}{why}", ranking, golden)
+    cause = f"FP16 holds up to {LARGEST_HALF:g}, an activation reaches {peak:.4g}" if peak > LARGEST_HALF else ""
+    reason = f"{words.lost}. {words.tried}{unlike}"
+    return halving.judged(gatekeeper, reason, refused=judgement, ranking=ranking, cause=cause)
 
 
 def _words(gatekeeper: Gate, int8: Int8, judgement: gate.Judgement, ranking: Ranking) -> _Words:
-    verdict = judgement.verdict
-    lost = (
-        f"INT8 has {verdict.metric} {verdict.int8_score.value:.2%}, float {verdict.float_score.value:.2%} on "
-        f"{verdict.samples} samples: {verdict.drop:.2f} points lost, {verdict.max_drop:g} allowed"
-    )
+    lost = gate.loss_text(judgement.verdict, "INT8")
     worst = ", ".join(f"{one.node} ({one.sqnr_db:.1f} dB)" for one in ranking[:_SHOWN])
     most, left = len(_affordable(gatekeeper, int8, ranking)), len(int8.placed.nodes)
     if most == 0 and left > 1:

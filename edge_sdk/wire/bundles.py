@@ -22,6 +22,9 @@ MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
 INT8_MODEL = "model.int8.onnx"
 FLOAT_MODEL = "model.float.onnx"
+HALF_MODEL = "model.fp16.onnx"
+"""Inputs and outputs as in float; in FP16 bundles only."""
+
 CPU_MODEL = "model.cpu.onnx"
 """The INT8 model for ONNX Runtime's integer kernels; not in every bundle."""
 

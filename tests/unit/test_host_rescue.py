@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 
+import edge_sdk
 from edge_sdk import errors
 from edge_sdk.host import builder
 from edge_sdk.host.graph import audit
@@ -17,8 +18,8 @@ RULES = {"image": Preprocess(scale=1 / 255)}
 ABSENT = CompilerReport("", "", None, 0, 0.0, ())
 
 
-def outlier(*, last_kernel=3, size=1000.0):
-    """Three convolutions and a head; four channels before the middle one are `size` times as large and weigh nothing."""
+def outlier(*, last_kernel=3, size=1000.0, seen=0.0):
+    """Three convolutions and a head; four channels before the middle one are `size` times as large and weigh `seen`."""
     pads = [last_kernel // 2] * 4
     nodes = [
         hg.node("Conv", ["image", "w1"], ["c1"], "stem", pads=[1] * 4),
@@ -35,7 +36,7 @@ def outlier(*, last_kernel=3, size=1000.0):
     gain = np.ones((16, 1, 1), np.float32)
     gain[:4] = size
     blind = hg.numpy_helper.to_array(hg.weight("w2", 16, 16, 3, 3)).copy()
-    blind[:, :4] = 0
+    blind[:, :4] *= seen
     weights = [hg.weight("w1", 16, 1, 3, 3), hg.constant("w2", blind), hg.weight("w3", 16, 16, last_kernel, last_kernel),
                hg.weight("w4", 10, 16), hg.constant("gain", gain)]  # fmt: skip
     return hg.graph(nodes, weights, {"image": ["N", 1, 8, 8]}, {"logits": ["N", 10]})
@@ -115,8 +116,9 @@ def test_progress_is_told_of_ranking_and_pinning(build):
 
 def test_where_pinning_would_leave_little_in_int8_fp16_is_built_with_the_reason(build, tmp_path):
     built = build(outlier(last_kernel=1))
-    assert (built.precision, built.drop, built.int8_compute_ratio) == ("fp16", 0, 0)
-    for word in ("INT8 has signal share", "2 allowed", "middle", "half of the arithmetic"):
+    assert (built.precision, built.int8_compute_ratio) == ("fp16", 0)
+    assert 0 < built.drop < 0.01
+    for word in ("INT8 has signal share", "2 allowed", "middle", "half of the arithmetic", "FP16 loses 0.00 points"):
         assert word in built.reason, word
     assert (built.worth_it.answer, built.worth_it.reason[:5]) == ("no", "FP16 ")
     manifest = bundles.read_bundle(tmp_path / "net.edge").manifest
@@ -131,15 +133,47 @@ def test_who_insists_on_int8_gets_it_with_most_of_it_in_float(build):
 
 
 def test_what_fp16_can_t_hold_either_stays_in_float(build):
-    built = build(outlier(last_kernel=1, size=1e6))
-    assert built.precision == "float"
+    built = build(outlier(last_kernel=1, size=1e6, seen=1e-5))
+    assert (built.precision, built.drop) == ("float", 0)
+    assert "FP16 has signal share" in built.reason
     assert "FP16 holds up to 65504" in built.reason
 
 
+def test_fp16_that_was_asked_for_and_loses_too_much_is_refused(build, tmp_path):
+    net = outlier(last_kernel=1, size=1e6, seen=1e-5)
+    with pytest.raises(errors.GateError, match=r"FP16 has .* points lost, 2 allowed; nothing was written.*float"):
+        build(net, precision="fp16")
+    assert not (tmp_path / "net.edge").exists()
+    assert build(outlier(last_kernel=1), precision="fp16").precision == "fp16"
+
+
+def test_an_fp16_bundle_holds_the_graph_in_fp16_and_runs(build, tmp_path):
+    built = build(outlier(), precision="fp16")
+    checked = bundles.read_bundle(tmp_path / "net.edge")
+    model = hg.onnx.load(checked.file(bundles.HALF_MODEL))
+    kinds = {tensor.data_type for tensor in model.graph.initializer}
+    assert kinds == {hg.TensorProto.FLOAT16}
+    assert checked.file(bundles.HALF_MODEL).stat().st_size < 0.7 * checked.file(bundles.FLOAT_MODEL).stat().st_size
+    golden = np.load(checked.file(bundles.GOLDEN))
+    assert 0 < np.abs(golden["fp16.logits"] - golden["float.logits"]).max() <= golden["tolerance.logits"]
+    with edge_sdk.open_engine(tmp_path / "net.edge") as engine:
+        answer = engine.infer({"image": golden["prepared.image"]})["logits"]
+    assert np.abs(answer - golden["fp16.logits"]).max() <= golden["tolerance.logits"]
+    assert built.compiler == ABSENT
+
+
+def test_a_compiler_that_refuses_fp16_leaves_float_or_says_so(build, tmp_path):
+    no = CompilerReport("stand-in", "1", False, 0, 0.0, ("half is no good",))
+    with pytest.raises(errors.EngineError, match="refused the FP16 graph"):
+        build(outlier(), precision="fp16", check=lambda _model: no)
+    assert not (tmp_path / "net.edge").exists()
+    built = build(outlier(), target="nano", check=lambda _model: no)
+    assert (built.precision, built.compiler.ok) == ("float", None)
+    assert "half is no good" in built.reason
+
+
 def test_a_refusal_names_the_layers_and_writes_nothing(build, tmp_path):
-    with pytest.raises(
-        errors.GateError, match=r"noisiest, .*: middle .* dB.*nothing was written.*--precision auto"
-    ):
+    with pytest.raises(errors.GateError, match=r"noisiest, .*: middle .* dB.*nothing was written.*--precision auto"):
         build(outlier(), precision="int8", method="max", max_drop=0.0, evaluation=dark(tmp_path))
     assert not (tmp_path / "net.edge").exists()
 

@@ -167,7 +167,7 @@ def test_a_long_ranking_is_folded_away():
 @pytest.mark.parametrize(
     ("changes", "word"),
     [({"verdict": msgspec.structs.replace(VERDICT, drop_low=-0.1, drop_high=0.9)}, "may be up to 0.90 points"),
-     ({"precision": "fp16"}, "what FP16 itself costs shows on the device only")],
+     ({"precision": "fp16"}, "A device may sum in FP16, too")],
 )  # fmt: skip
 def test_what_is_less_sure_than_it_looks_is_warned_of(changes, word):
     assert word in " ".join(read(**changes).words)

@@ -115,6 +115,14 @@ def _sums(
     return [(float(power), float(noise)) for power, noise in sums.values()]
 
 
+def loss_text(verdict: Verdict, what: str) -> str:
+    """Says what a model lost, with both figures."""
+    return (
+        f"{what} has {verdict.metric} {verdict.int8_score.value:.2%}, float {verdict.float_score.value:.2%} on "
+        f"{verdict.samples} samples: {verdict.drop:.2f} points lost, {verdict.max_drop:g} allowed"
+    )
+
+
 class _Tally:
     """Gathers a few figures of each evaluation sample."""
 

@@ -76,7 +76,7 @@ def flat(pair: Pair, name: str) -> tuple[Rows, Rows]:
 
     Raises:
         ModelError: its shape depends on the values (a detector with its non-maximum suppression inside), or it is not
-            finite in INT8.
+            finite in the other model.
     """
     wanted, answers = pair.wanted[name], pair.given[name]
     if wanted.shape != answers.shape or not wanted.size or len(wanted) % pair.size:
@@ -86,7 +86,9 @@ def flat(pair: Pair, name: str) -> tuple[Rows, Rows]:
             "axis first"
         )
     if answers.dtype.kind == "f" and not np.isfinite(answers).all():
-        raise errors.ModelError(f"output {name!r} of the INT8 model is NaN or infinite; build with --precision float")
+        raise errors.ModelError(
+            f"output {name!r} is NaN or infinite in reduced precision; build with --precision float"
+        )
     return wanted.reshape(pair.size, -1).astype(np.float64), answers.reshape(pair.size, -1).astype(np.float64)
 
 

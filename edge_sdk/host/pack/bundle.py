@@ -21,6 +21,7 @@ class Artefacts(NamedTuple):
     Attributes:
         float_model: serialised ONNX.
         int8_model: the same with explicit Q/DQ; None for a float bundle.
+        half_model: the float model in FP16; None for the other precisions.
         cpu_model: INT8 for ONNX Runtime's integer kernels; None where there is none that keeps its promises.
         calibration: how the ranges came about.
         golden: arrays of golden.npz.
@@ -33,6 +34,7 @@ class Artefacts(NamedTuple):
 
     float_model: bytes
     int8_model: bytes | None
+    half_model: bytes | None
     cpu_model: bytes | None
     calibration: Calibration
     golden: Tensors
@@ -81,6 +83,8 @@ def packed(target: Path, artefacts: Artefacts, *, replace: bool) -> bundles.Bund
     }
     if artefacts.int8_model is not None:
         files[bundles.INT8_MODEL] = artefacts.int8_model
+    if artefacts.half_model is not None:
+        files[bundles.HALF_MODEL] = artefacts.half_model
     if artefacts.cpu_model is not None:
         files[bundles.CPU_MODEL] = artefacts.cpu_model
     entries = {name: bundles.file_entry(content) for name, content in files.items()}

@@ -35,7 +35,7 @@ def refused(report: Report) -> str:
         ("float", percent(verdict.float_score), interval(verdict.float_score)),
         ("INT8 everywhere", percent(verdict.int8_score), interval(verdict.int8_score)),
         (
-            f"in the bundle (judged as {'INT8' if report.precision == 'int8' else 'float'})",
+            f"in the bundle ({'float' if report.precision == 'float' else report.precision.upper()})",
             percent(report.verdict.int8_score),
             interval(report.verdict.int8_score),
         ),
@@ -53,7 +53,7 @@ def warnings(report: Report) -> str:
             f"{verdict.max_drop:g} allowed; more evaluation samples would tell."
         )
     if report.precision == "fp16":
-        found.append("ONNX Runtime judged the float model: what FP16 itself costs shows on the device only.")
+        found.append("FP16 was judged on a CPU: results rounded to it, sums in float. A device may sum in FP16, too.")
     if not found:
         return ""
     return "".join(f"<p class='warning'>{text(one)}</p>" for one in found)

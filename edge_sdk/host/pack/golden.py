@@ -41,24 +41,33 @@ class Picks:
                 self._raw.append({name: values[row : row + 1].copy() for name, values in raw.items()})
                 self._feeds.append({name: values[row : row + 1].copy() for name, values in feeds.items()})
 
-    def arrays(self, run_float: Run, run_int8: Run | None) -> Tensors:
-        """Gives the arrays of golden.npz; each sample is run on its own, as a request would be."""
+    def arrays(self, run_float: Run, run: Run | None, *, precision: str = "int8") -> Tensors:
+        """Gives the arrays of golden.npz; each sample is run on its own, as a request would be.
+
+        Args:
+            run_float: runs the float model.
+            run: runs the model in the bundle; None where that is the float model.
+            precision: of that model.
+        """
         float_outputs = joined([run_float(feeds) for feeds in self._feeds])
-        int8_outputs = joined([run_int8(feeds) for feeds in self._feeds]) if run_int8 else None
-        return golden_arrays(joined(self._raw), joined(self._feeds), float_outputs, int8_outputs)
+        outputs = joined([run(feeds) for feeds in self._feeds]) if run else None
+        return golden_arrays(joined(self._raw), joined(self._feeds), float_outputs, outputs, precision=precision)
 
     def _fits(self, raw: Tensors) -> bool:
         """Says whether a sample has the shape of those picked before; with free axes it need not."""
         return not self._raw or all(self._raw[0][name].shape[1:] == values.shape[1:] for name, values in raw.items())
 
 
-def golden_arrays(raw: Tensors, feeds: Tensors, float_outputs: Tensors, int8_outputs: Tensors | None) -> Tensors:
+def golden_arrays(
+    raw: Tensors, feeds: Tensors, float_outputs: Tensors, outputs: Tensors | None, *, precision: str = "int8"
+) -> Tensors:
     """Gives the arrays of golden.npz.
 
     ``raw.<input>`` and ``prepared.<input>`` are what goes in before and after preprocessing, ``float.<output>`` and
-    ``int8.<output>`` what ONNX Runtime gave for it (the latter only for an INT8 bundle). ``tolerance.<output>`` is how
-    far any other engine may be from the model in the bundle: as far as INT8 is from float at its worst here, since
-    another engine rounds in other places, and at least a thousandth of the largest value.
+    ``int8.<output>`` (``fp16.<output>``) what the model in the bundle gave for it on a CPU, absent from a float bundle.
+    ``tolerance.<output>`` is how far any other engine may be from the model in the bundle: as far as that
+    is from float at its worst here, since another engine rounds in other places, and at least a thousandth of the
+    largest value.
     """
     arrays = {f"raw.{name}": values for name, values in raw.items()}
     arrays |= {f"prepared.{name}": values for name, values in feeds.items()}
@@ -66,9 +75,9 @@ def golden_arrays(raw: Tensors, feeds: Tensors, float_outputs: Tensors, int8_out
         arrays[f"float.{name}"] = wanted
         smallest = _SMALLEST_SHARE * float(np.abs(wanted.astype(np.float64)).max(initial=0.0))
         error = 0.0
-        if int8_outputs is not None:
-            arrays[f"int8.{name}"] = int8_outputs[name]
-            error = float(np.abs(wanted.astype(np.float64) - int8_outputs[name].astype(np.float64)).max(initial=0.0))
+        if outputs is not None:
+            arrays[f"{precision}.{name}"] = outputs[name]
+            error = float(np.abs(wanted.astype(np.float64) - outputs[name].astype(np.float64)).max(initial=0.0))
         arrays[f"tolerance.{name}"] = np.float64(max(error, smallest)).reshape(())
     return arrays
 

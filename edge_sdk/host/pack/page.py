@@ -102,18 +102,19 @@ def _compute(report: Report) -> str:
 
 
 def _as_judged(report: Report) -> str:
-    """Gives what the figures are of: FP16 is made on the device, and was judged as the model it comes from."""
-    return {"int8": "INT8", "fp16": "FP16 (as float)"}.get(report.precision, report.precision)
+    """Gives what the figures are of."""
+    return {"int8": "INT8", "fp16": "FP16"}.get(report.precision, report.precision)
 
 
 def _compiler(report: Report) -> str:
     words = report.compiler
-    if words.ok is None and report.precision != "int8":
-        return "<h2>NVIDIA's compiler</h2><p>Not asked: there is no INT8 graph in this bundle.</p>"
+    graph = f"the {_as_judged(report)} graph"
+    if words.ok is None and report.precision == "float":
+        return "<h2>NVIDIA's compiler</h2><p>Not asked: the bundle holds the float model alone.</p>"
     if words.ok is None:
-        return "<h2>NVIDIA's compiler</h2><p>None was at hand: the INT8 graph was not compiled.</p>"
+        return f"<h2>NVIDIA's compiler</h2><p>None was at hand: {graph} was not compiled.</p>"
     messages = "\n".join(words.messages) or "(no warnings)"
-    answer = "took the INT8 graph" if words.ok else "refused the INT8 graph"
+    answer = f"took {graph}" if words.ok else f"refused {graph}"
     return (
         f"<h2>NVIDIA's compiler</h2><p>{markup.text(words.name)} {markup.text(words.version)} {answer}.</p>"
         f"<pre>{markup.text(messages)}</pre>"
