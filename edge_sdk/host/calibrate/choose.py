@@ -20,6 +20,9 @@ TRIALS = 8
 GAIN_DB = 0.1
 """Less than this on the held-out samples is chance, and no reason to leave the best method."""
 
+PATIENCE = 3
+"""Trials in a row without a gain after which no more are made: those to come are of tensors that matter less."""
+
 _AGREED = 1.02
 """Thresholds that differ by less than 2 % are the same."""
 
@@ -67,14 +70,15 @@ def chosen(collected: Collected, method: str, sqnr_of: Measure, *, trials: int =
     """Gives the ranges by `method`; ``auto`` takes what has the highest SQNR on the held-out samples.
 
     It measures each method for all tensors; then, starting from the best, it tries other methods on single tensors,
-    those first on which the methods disagree most, and keeps what gains GAIN_DB. So it is never worse there than the
-    best single method. Everything is tried on ranges that never saw the held-out samples; the ranges in the end are of
-    all samples.
+    those first on which the methods disagree most, and keeps what gains GAIN_DB, until PATIENCE trials in a row fail.
+    So it is never worse there than the best single method. Everything is tried on ranges that never saw the held-out
+    samples; the ranges in the end are of all samples.
 
     Args:
         collected: of the calibration data, with a held-out part if `method` is ``auto``.
         method: a key of `thresholds.METHODS`, or ``auto``.
-        sqnr_of: measures the INT8 model made with some ranges on the held-out samples, in dB.
+        sqnr_of: measures the INT8 model made with some ranges on the held-out samples, in dB; of a detector what its
+            boxes and scores are apart, see `gate.worst_sqnr_db`.
         trials: how many tensors are tried; a bound in seconds would make two builds differ.
     """
     total = collected.histograms()
@@ -84,11 +88,15 @@ def chosen(collected: Collected, method: str, sqnr_of: Measure, *, trials: int =
     measured = {name: sqnr_of(found) for name, found in by_method.items()}
     base = max(measured, key=lambda name: measured[name])
     best_db, current, swapped = measured[base], dict(by_method[base]), dict[str, str]()
+    failed = 0
     for tensor, other in _disagreements(by_method, measured, base)[:trials]:
+        if failed == PATIENCE:
+            break
         tried = current | {tensor: by_method[other][tensor]}
         sqnr_db = sqnr_of(tried)
+        failed += 1
         if sqnr_db >= best_db + GAIN_DB:
-            best_db, current = sqnr_db, tried
+            best_db, current, failed = sqnr_db, tried, 0
             swapped[tensor] = other
     ranges = ranges_by_method(total, base, swapped)
     return Choice(MIXED if swapped else base, ranges, measured, swapped, base, best_db)
