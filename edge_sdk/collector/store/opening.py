@@ -1,8 +1,9 @@
 """Which store a setting means: a file is SQLite, ``postgresql://`` is PostgreSQL."""
 
 from pathlib import Path
+from typing import Any
 
-from edge_sdk import errors
+from edge_sdk import errors, imports
 from edge_sdk.collector.store.asking import Reader
 from edge_sdk.collector.store.rows import Store
 from edge_sdk.collector.store.sqlite import SqliteReader, SqliteStore
@@ -19,7 +20,9 @@ def open_store(database: str, *, refused_kept: int = 1000) -> Store:
         SettingsError: it can't be used, or no store has that scheme.
     """
     scheme, rest = _parts(database)
-    assert scheme == "sqlite"
+    if scheme == "postgresql":
+        store: Store = _postgres("PostgresStore")(rest, refused_kept=refused_kept)
+        return store
     return SqliteStore(Path(rest), refused_kept=refused_kept)
 
 
@@ -29,7 +32,10 @@ def open_reader(database: str) -> Reader:
     Raises:
         SettingsError: no store has that scheme.
     """
-    _, rest = _parts(database)
+    scheme, rest = _parts(database)
+    if scheme == "postgresql":
+        reader: Reader = _postgres("PostgresReader")(rest)
+        return reader
     return SqliteReader(Path(rest))
 
 
@@ -45,3 +51,13 @@ def _parts(database: str) -> tuple[str, str]:
     raise errors.SettingsError(
         f"no store for {scheme}://; expected a file, sqlite:///FILE or postgresql://USER@HOST/NAME"
     )
+
+
+def _postgres(name: str) -> Any:
+    """Gives a class of the PostgreSQL store, which is loaded only where it is wanted."""
+    try:
+        return imports.object_from_spec(f"edge_sdk.collector.store.postgres:{name}")
+    except ImportError as error:
+        raise errors.SettingsError(
+            f"PostgreSQL needs psycopg, which is not installed: {error}; pip install 'edge_sdk[postgres]'"
+        ) from error

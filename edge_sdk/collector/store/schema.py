@@ -119,7 +119,7 @@ CREATE TABLE sample_rows (
     batch XID8 NOT NULL DEFAULT pg_current_xact_id()
 ) PARTITION BY RANGE (received_t);
 CREATE INDEX sample_rows_by_seq ON sample_rows (source, seq);
-CREATE INDEX sample_rows_by_batch ON sample_rows (batch);
+CREATE INDEX sample_rows_by_batch ON sample_rows (batch, id);
 """
 
 _VIEWS = """
