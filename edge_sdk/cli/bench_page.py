@@ -34,7 +34,7 @@ p { margin: .3rem 0; }
 .plot .box { position: relative; height: 11rem; border: 1px solid var(--line); background: var(--card); }
 .plot svg { width: 100%; height: 100%; display: block; }
 .plot .along { grid-column: 2; position: relative; height: 1.4rem; font-size: .8rem; color: var(--soft); }
-.plot .along span { position: absolute; transform: translateX(-50%); }
+.plot .along span { position: absolute; white-space: nowrap; transform: translateX(-50%); }
 .plot .along span:first-child { transform: none; }
 .plot .along span:last-child { transform: translateX(-100%); }
 .reason { padding: 1rem; border: 1px dashed var(--line); border-radius: .5rem; color: var(--soft); }
@@ -106,7 +106,11 @@ def page_text(title: str, found: Bench, machine: Mapping[str, object], *, bounda
 
 
 def _heading(title: str, found: Bench, machine: Mapping[str, object], *, simulated: bool) -> Iterator[str]:
-    what = [machine.get("module") or machine.get("board") or machine.get("cpu"), machine.get("jetpack")]
+    jetpack = machine.get("jetpack")
+    what = [
+        machine.get("module") or machine.get("board") or machine.get("cpu"),
+        f"JetPack {jetpack}" if jetpack else None,
+    ]
     where = ", ".join(str(one) for one in what if one) or "this machine"
     threads = f", {found.threads} threads" if found.threads else ""
     yield f"<h1>{html.escape(title)}</h1>"

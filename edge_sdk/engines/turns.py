@@ -92,6 +92,8 @@ class Run:
 
     def soak(self, soak_s: float) -> float:
         """Runs the Engine until the heat has settled, or `soak_s` are over; gives the seconds that took."""
+        if not soak_s:
+            return 0.0
         begun_s = self._clock.boot_s()
         while (spent_s := self._clock.boot_s() - begun_s) < soak_s:
             settled = self._course.has_settled()
@@ -99,8 +101,7 @@ class Run:
                 break
             self._turn(sustained.SOAK, self._engine.infer)
             self._progress("soak", int(spent_s), max(1, int(soak_s)))
-        if soak_s:
-            self._progress("soak", max(1, int(soak_s)), max(1, int(soak_s)))
+        self._progress("soak", max(1, int(soak_s)), max(1, int(soak_s)))
         return spent_s
 
     def measure(self, seconds: float) -> None:
