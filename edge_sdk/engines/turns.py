@@ -105,16 +105,17 @@ class Run:
         return spent_s
 
     def measure(self, seconds: float) -> None:
-        """Runs both in turns."""
-        rounds = max(1, round(seconds * 1e9 / TURN_NS / (2 if self._bare else 1)))
-        for done in range(rounds):
+        """Runs both in turns, each at least once, however long one run takes."""
+        begun_s, total = self._clock.boot_s(), max(1, round(seconds * 10))
+        while not self.ours or self._clock.boot_s() - begun_s < seconds:
             spent_ns, turn_s, energy_j = self._turn(sustained.MEASURE, self._engine.infer)
             self.ours.extend(spent_ns)
             self.ours_s += turn_s
             self._energies_j.append(energy_j)
             if self._bare is not None:
                 self.theirs.extend(self._turn(sustained.MEASURE, self._bare, is_ours=False)[0])
-            self._progress("bench", done + 1, rounds)
+            self._progress("bench", min(total - 1, int((self._clock.boot_s() - begun_s) * 10)), total)
+        self._progress("bench", total, total)
 
     def energy_j(self) -> float | None:
         """Gives the energy of the Engine's turns; None when one of them was not read."""
