@@ -1,7 +1,8 @@
 """The Engine: what callers hold. It checks the request, times the stages and translates errors."""
 
+import contextlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, NamedTuple, final
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk import clock, errors
-from edge_sdk.engines.protocol import Backend, StageTimes, Tensors
+from edge_sdk.engines.protocol import Backend, Lender, StageTimes, Tensors
 from edge_sdk.records import tensors
 from edge_sdk.records.timings import Timings
 
@@ -40,7 +41,7 @@ class Engine:
         self.inputs = backend.inputs()
         self.outputs = outputs
         self._backend = backend
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._is_open = True
         self._tick_ns = (ticks or clock.SystemClock()).tick_ns
         self._specs = {spec.name: spec for spec in self.inputs}
@@ -85,6 +86,48 @@ class Engine:
             ),
         )
 
+    @contextlib.contextmanager
+    def input_buffers(self, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Iterator[Tensors]:
+        """Lends the engine's own input memory, to be filled in place: page-locked with TensorRT, so nothing is copied.
+
+        Other threads wait for the engine until the block ends; after it the arrays must not be used any more.
+
+        Args:
+            shapes: by input name; an input that is not named has 1 for each free axis.
+
+        Raises:
+            InputError: no such input, or the shape does not fit.
+            EngineError: the engine is closed.
+
+        Example::
+
+            with engine.input_buffers() as buffers:
+                while camera.read(buffers["image"][0]):
+                    logits = engine.infer(buffers)["logits"]
+        """
+        wanted = self._buffer_shapes(shapes or {})
+        with self._lock:
+            if not self._is_open:
+                raise errors.EngineError(f"engine {self.name!r} is closed")
+            if isinstance(self._backend, Lender):
+                lent = self._backend.buffers(wanted)
+            else:
+                lent = {name: np.zeros(shape, self._dtypes[name]) for name, shape in wanted.items()}
+            try:
+                yield lent
+            finally:
+                for array in lent.values():
+                    array.setflags(write=False)  # a late write is an error, not another request's input
+
+    def _buffer_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        wanted = {spec.name: tuple(1 if axis is None else axis for axis in spec.shape) for spec in self.inputs}
+        for name, shape in shapes.items():
+            if name not in wanted:
+                raise errors.InputError(f"no input {name!r}; the model takes {sorted(wanted)}")
+            wanted[name] = tuple(shape)
+            self._check_shape(name, self._dtypes[name], wanted[name])
+        return wanted
+
     def close(self) -> None:
         """Gives everything back; a second call does nothing."""
         with self._lock:
@@ -110,11 +153,14 @@ class Engine:
             shape = array.shape
             if array.dtype == self._dtypes[name] and shape == self._shapes_seen.get(name):
                 continue
-            spec = self._specs[name]
-            fits = len(shape) == len(spec.shape) and all(
-                want is None or want == got for want, got in zip(spec.shape, shape, strict=True)
-            )
-            if array.dtype != self._dtypes[name] or not fits or 0 in shape:
-                given = tensors.shape_text(str(array.dtype), shape)
-                raise errors.InputError(f"input {name!r} takes {spec}, but was given {given}")
+            self._check_shape(name, array.dtype, shape)
             self._shapes_seen[name] = shape
+
+    def _check_shape(self, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+        spec = self._specs[name]
+        fits = len(shape) == len(spec.shape) and all(
+            want is None or want == got for want, got in zip(spec.shape, shape, strict=True)
+        )
+        if dtype != self._dtypes[name] or not fits or 0 in shape:
+            given = tensors.shape_text(str(dtype), shape)
+            raise errors.InputError(f"input {name!r} takes {spec}, but was given {given}")

@@ -47,9 +47,10 @@ class Tensor:
         low: smallest shape of the profile.
         high: largest shape of the profile; the buffer holds it.
         view: the buffer's host side in the shape that is set now.
+        lent: the array of it that a caller fills in place.
     """
 
-    __slots__ = ("buffer", "dtype", "high", "is_input", "low", "spec", "view")
+    __slots__ = ("buffer", "dtype", "high", "is_input", "lent", "low", "spec", "view")
 
     def __init__(self, spec: tensors.TensorSpec, *, is_input: bool) -> None:
         self.spec = spec
@@ -59,11 +60,13 @@ class Tensor:
         self.high: tuple[int, ...] = ()
         self.buffer: Any = None
         self.view: NDArray[Any] = np.empty(0, self.dtype)
+        self.lent = self.view
 
     def set_shape(self, shape: tuple[int, ...]) -> None:
         """Makes `view` show `shape`."""
         size_bytes = math.prod(shape) * self.dtype.itemsize
         self.view = self.buffer.host[:size_bytes].view(self.dtype).reshape(shape)
+        self.lent = self.view
 
 
 class Network:
@@ -141,7 +144,8 @@ class Network:
         self._set_shapes(tuple(feeds[tensor.spec.name].shape for tensor in self._inputs))
         started_ns = _tick_ns()
         for tensor in self._inputs:
-            np.copyto(tensor.view, feeds[tensor.spec.name])
+            if feeds[tensor.spec.name] is not tensor.lent:
+                np.copyto(tensor.view, feeds[tensor.spec.name])
         spent.copy_in_ns = _tick_ns() - started_ns
         self._submit()
         self._cuda.synchronize()
@@ -152,6 +156,13 @@ class Network:
         spent.copy_out_ns += self._cuda.elapsed_ns(2, 3)
         self._count_towards_a_graph()
         return outputs
+
+    def buffers(self, shapes: Mapping[str, tuple[int, ...]]) -> Tensors:
+        """Gives the host side of each input in these shapes, for the caller to fill; raises as `run` does."""
+        self._set_shapes(tuple(shapes[tensor.spec.name] for tensor in self._inputs))
+        for tensor in self._inputs:
+            tensor.lent = tensor.view[...]
+        return {tensor.spec.name: tensor.lent for tensor in self._inputs}
 
     def close(self) -> None:
         """Drops TensorRT's objects, in the order that it asks for; `session` is current."""

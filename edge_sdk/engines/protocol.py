@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from numpy.typing import NDArray
 
@@ -37,6 +37,15 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Gives everything back; called once."""
+        ...
+
+
+@runtime_checkable
+class Lender(Protocol):
+    """A back end with input memory of its own, which a caller may fill in place. Back ends without any lack this."""
+
+    def buffers(self, shapes: Mapping[str, tuple[int, ...]]) -> Tensors:
+        """Gives the memory of each input in that shape; `run` copies nothing of an array that came from here."""
         ...
 
 

@@ -16,6 +16,7 @@ from edge_sdk.engines.nvidia import BuildOptions, Compiled, Resources, ShapeRang
 from edge_sdk.engines.protocol import StageTimes, Tensors
 from edge_sdk.records import tensors
 from edge_sdk.records.passport import SCHEMA, EnginePassport, Passport
+from edge_sdk.wire import bundles
 
 WORKSPACE_RATIO = 0.5
 """Of the free memory: on a Jetson the CPU needs the other half, and the model that serves meanwhile."""
@@ -58,6 +59,11 @@ class TensorRTBackend:
         with self._session:
             return self._network.run(feeds, spent)
 
+    def buffers(self, shapes: Mapping[str, tuple[int, ...]]) -> Tensors:
+        """Gives the page-locked host side of each input; where host and GPU share memory, the very input."""
+        with self._session:
+            return self._network.buffers(shapes)
+
     def close(self) -> None:
         """Gives everything back, from any thread, on a lost device as well."""
         # After a lost device even entering fails; what could not be freed then goes with the process.
@@ -86,7 +92,7 @@ def find_plan(folder: Path, names: Iterable[str]) -> Path:
 
 
 def compile_model(
-    model: bytes,
+    model: bytes | Path,
     *,
     shapes: Mapping[str, ShapeRange],
     progress: Callable[[str, int, int], None] | None = None,
@@ -96,7 +102,7 @@ def compile_model(
     """Builds `model` for the GPU of this machine, and says in a passport what the engine is tied to.
 
     Args:
-        model: serialised ONNX.
+        model: serialised ONNX, or the file of one whose weights lie beside it.
         shapes: for inputs with free axes.
         progress: called as (stage, done, total).
         options: timing cache and accelerator.
@@ -122,7 +128,7 @@ def compile_model(
     made = EnginePassport(
         schema=SCHEMA,
         built_on=here,
-        model=hashlib.sha256(model).hexdigest(),
+        model=bundles.file_entry(model).sha256,
         sha256=hashlib.sha256(compiled.plan).hexdigest(),
         size_bytes=len(compiled.plan),
         dla_core=options.dla_core,

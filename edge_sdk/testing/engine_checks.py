@@ -106,6 +106,23 @@ def check_threads_may_share(open_engine: OpenEngine) -> None:
                 np.testing.assert_array_equal(want[name], got[name])
 
 
+def check_buffers_may_be_filled_in_place(open_engine: OpenEngine) -> None:
+    """What lies in the lent buffers is what is run, in each shape and each time; afterwards they can't be written."""
+    with open_engine() as engine:
+        for batch in (1, 3):
+            requests = [feeds_for(engine, batch=batch, seed=seed) for seed in range(3)]
+            want = [engine.infer(request) for request in requests]
+            with engine.input_buffers({name: array.shape for name, array in requests[0].items()}) as buffers:
+                for request, wanted in zip(requests, want, strict=True):
+                    for name, array in request.items():
+                        buffers[name][...] = array
+                    got = engine.infer(buffers)
+                    for name in wanted:
+                        np.testing.assert_array_equal(got[name], wanted[name])
+            assert not any(array.flags.writeable for array in buffers.values()), "buffers stay writable afterwards"
+            engine.infer(requests[0])
+
+
 def check_timings_add_up(open_engine: OpenEngine) -> None:
     """Every stage is zero or more and compute took some time."""
     with open_engine() as engine:
@@ -134,6 +151,7 @@ CHECKS: tuple[Check, ...] = (
     check_batch_is_rows,
     check_bad_requests_are_refused,
     check_threads_may_share,
+    check_buffers_may_be_filled_in_place,
     check_timings_add_up,
     check_closed_is_closed,
 )

@@ -1,5 +1,7 @@
 """Every back end keeps the promises of edge_sdk.testing.engine_checks; broken ones are caught by them."""
 
+import threading
+
 import numpy as np
 import onnx
 import pytest
@@ -71,6 +73,18 @@ class MixesRows(Doubler):
         return {"y": feeds["x"] * 2 + feeds["x"].mean()}
 
 
+class LendsWhatItDoesNotRead(Doubler):
+    def __init__(self):
+        self._lent = {}
+
+    def buffers(self, shapes):
+        self._lent = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+        return self._lent
+
+    def run(self, feeds, spent):
+        return {"y": feeds["x"] * (0 if feeds["x"] is self._lent.get("x") else 2)}
+
+
 class Drifts(Doubler):
     calls = 0
 
@@ -91,11 +105,37 @@ def test_the_correct_one_passes(check):
         (WritesIntoItsInput, engine_checks.check_inputs_are_left_alone),
         (MixesRows, engine_checks.check_batch_is_rows),
         (Drifts, engine_checks.check_same_input_same_output),
+        (LendsWhatItDoesNotRead, engine_checks.check_buffers_may_be_filled_in_place),
     ],
 )
 def test_a_broken_back_end_is_caught(broken, check):
     with pytest.raises(AssertionError):
         check(lambda: Engine(broken(), name="broken"))
+
+
+def test_buffers_are_of_the_models_shape_and_another_thread_waits_for_their_end():
+    answered = threading.Event()
+
+    def ask():
+        engine.infer({"x": np.zeros((1, 8), np.float32)})
+        answered.set()
+
+    with Engine(Doubler(), name="doubler") as engine:
+        other = threading.Thread(target=ask)
+        with engine.input_buffers() as buffers:
+            assert {name: array.shape for name, array in buffers.items()} == {"x": (1, 8)}
+            other.start()
+            buffers["x"][...] = 4
+            assert engine.infer(buffers)["y"].tolist() == [[8.0] * 8]
+            assert not answered.is_set()
+        other.join(10)
+        assert answered.is_set()
+        with pytest.raises(errors.InputError, match="no input 'z'"), engine.input_buffers({"z": (1, 8)}):
+            pass
+        with pytest.raises(errors.InputError, match="given float32"), engine.input_buffers({"x": (1, 9)}):
+            pass
+    with pytest.raises(errors.EngineError, match="closed"), engine.input_buffers():
+        pass
 
 
 def test_the_users_own_back_end_comes_by_import_string(small_model, tmp_path, monkeypatch):

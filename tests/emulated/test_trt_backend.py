@@ -52,6 +52,26 @@ def test_shared_memory_is_not_copied_and_own_memory_is_copied_from_page_locked(t
     assert emulated.pageable_copies() == 0
 
 
+def test_buffers_filled_in_place_are_the_page_locked_ones_and_the_host_copies_nothing(tmp_path, memory, monkeypatch):
+    copied = []
+    monkeypatch.setattr(
+        network.np, "copyto", lambda target, source: copied.append(source) or target.__setitem__(..., source)
+    )
+    with harness.open_plan(harness.static_plan(tmp_path)) as engine:
+        x = harness.some_input()
+        engine.infer({"x": x})
+        before, copied[:] = emulated.live(), []
+        with engine.input_buffers() as buffers:
+            buffers["x"][...] = x
+            for _ in range(3):
+                np.testing.assert_allclose(engine.infer(buffers)["y"], harness.expected(x), rtol=1e-6)
+        assert copied == []
+        assert emulated.live() == before
+        assert emulated.pageable_copies() == 0
+        with pytest.raises(ValueError, match="read-only"):
+            buffers["x"][...] = 0
+
+
 def test_before_xavier_mapped_memory_is_slow_so_it_is_not_used(tmp_path):
     emulated.configure(integrated=1, cc_major=6, cc_minor=2)
     here = harness.HERE.__class__(
