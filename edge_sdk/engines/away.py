@@ -87,15 +87,15 @@ def compile_bundle_on(
     """
     checked = bundles.read_bundle(path)
     finish.check_unsigned(checked)
-    model = bundled.MODELS[checked.manifest.precision]
+    models = bundled.model_names(checked)
     hello = Hello(protocol=parcels.PROTOCOL, compiler=compiler, shapes=dict(shapes or {}), dla_core=dla_core)
     with tempfile.TemporaryDirectory(prefix="edge-sdk-") as name, _conversation(host) as talk:
         ready = _greeted(talk, hello)
-        done = _asked(talk, ready, checked, (model, *_earlier(checked, ready)), progress)
+        done = _asked(talk, ready, checked, (*models, *_earlier(checked, ready)), progress)
         _check_brought(done)
         made = Path(name)
         parcels.read_files(talk.source, done.files, made)
-        _check_passport(checked, done, made, model)
+        _check_passport(checked, done, made, models[0])
         assert done.report is not None
         return Finished(finish.with_files(checked, {file: made / file for file in done.files}), done.plan, done.report)
 

@@ -5,11 +5,24 @@ from pathlib import Path
 from edge_sdk import errors
 from edge_sdk.engines import registry, variants
 from edge_sdk.engines.engine import Engine
+from edge_sdk.engines.model_file import WEIGHTS_SUFFIX
 from edge_sdk.engines.remembered import Choice
 from edge_sdk.wire import bundles
 
 MODELS = {"int8": bundles.INT8_MODEL, "fp16": bundles.HALF_MODEL, "float": bundles.FLOAT_MODEL}
 """Which file of a bundle runs, by the precision that the gate decided."""
+
+
+def model_names(checked: bundles.Bundle) -> tuple[str, ...]:
+    """Gives the files that a compiler takes of a bundle: the model, and its weights where they lie beside it."""
+    name = MODELS[checked.manifest.precision]
+    weights = f"{name}{WEIGHTS_SUFFIX}"
+    return (name, weights) if weights in checked.manifest.files else (name,)
+
+
+def source_of(folder: Path, names: tuple[str, ...]) -> bytes | Path:
+    """Gives the model among `model_names` as compilers take it."""
+    return (folder / names[0]).read_bytes() if len(names) == 1 else folder / names[0]
 
 
 def open_engine(

@@ -1,6 +1,7 @@
 """The table of NVIDIA's compilers: a name to the module that drives it, imported when it is chosen."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NamedTuple, cast
 
 from edge_sdk import errors, imports
@@ -32,7 +33,7 @@ ABSENT = Compiled(CompilerReport("", "", None, 0, 0.0, ("no NVIDIA compiler is i
 
 
 def compile_model(
-    model: bytes,
+    model: bytes | Path,
     *,
     name: str,
     shapes: Mapping[str, ShapeRange] | None = None,
@@ -42,7 +43,7 @@ def compile_model(
     """Gives what the compiler `name` made of a serialised ONNX.
 
     Args:
-        model: serialised ONNX, explicit Q/DQ for INT8.
+        model: serialised ONNX, explicit Q/DQ for INT8; or the file of one whose weights lie beside it.
         name: a row of COMPILERS.
         shapes: smallest, usual and largest shape of inputs with free axes; a free batch alone needs none.
         progress: called as (stage, done, total).

@@ -43,7 +43,7 @@ def compile_bundle(
     """
     checked = bundles.read_bundle(path)
     check_unsigned(checked)
-    model = checked.file(bundled.MODELS[checked.manifest.precision]).read_bytes()
+    model = bundled.source_of(path, bundled.model_names(checked))
     options = nvidia.BuildOptions(timings=path, dla_core=dla_core)
     compiled = compilers.compile_model(model, name=compiler, shapes=shapes, progress=progress, options=options)
     grown = with_files(checked, plans.files_from_compiled(compiled))

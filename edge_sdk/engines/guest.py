@@ -18,7 +18,7 @@ from typing import BinaryIO, NamedTuple
 from edge_sdk import errors
 from edge_sdk.engines import bundled, compilers, nvidia, parcels, plans, registry
 from edge_sdk.engines.parcels import Done, Hello, Parcel, Ready, Refused, Step
-from edge_sdk.records.bundle import SCHEMA, Manifest
+from edge_sdk.records.bundle import SCHEMA
 from edge_sdk.wire import bundles
 
 CPU = "onnxruntime"
@@ -137,8 +137,7 @@ def _built(hello: Hello, setting: Setting, folders: _Folders, sink: BinaryIO) ->
         with contextlib.suppress(OSError):  # nobody listens any more; whoever waits for this thread sees it too
             parcels.write_message(sink, Step(stage, done, total))
 
-    manifest = bundles.read_manifest(folders.received)
-    model = _checked(folders.received, manifest, bundled.MODELS[manifest.precision]).read_bytes()
+    model = _checked_model(folders.received)
     options = nvidia.BuildOptions(timings=folders.received, dla_core=hello.dla_core)
     compiled = compilers.compile_model(
         model, name=hello.compiler, shapes=hello.shapes, progress=progress, options=options
@@ -158,9 +157,12 @@ def _timed(received: Path, setting: Setting) -> Done:
         return Done(engine=engine.name, choice=choice)
 
 
-def _checked(folder: Path, manifest: Manifest, name: str) -> Path:
-    """Gives a file of the bundle whose bytes are those that its manifest lists."""
-    file = folder / name
-    if name not in manifest.files or not file.is_file() or bundles.file_entry(file) != manifest.files[name]:
-        raise errors.BundleError(f"{name} is not the file that the manifest lists; send the bundle again")
-    return file
+def _checked_model(folder: Path) -> bytes | Path:
+    """Gives the model of what came of a bundle, whose bytes are those that its manifest lists."""
+    manifest = bundles.read_manifest(folder)
+    names = bundled.model_names(bundles.Bundle(folder, "", manifest))
+    for name in names:
+        file = folder / name
+        if name not in manifest.files or not file.is_file() or bundles.file_entry(file) != manifest.files[name]:
+            raise errors.BundleError(f"{name} is not the file that the manifest lists; send the bundle again")
+    return bundled.source_of(folder, names)

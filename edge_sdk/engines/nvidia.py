@@ -69,7 +69,7 @@ class Resources(NamedTuple):
 
 def compile_network(
     trt: ModuleType,
-    model: bytes,
+    model: bytes | Path,
     *,
     name: str,
     target: str,
@@ -81,7 +81,7 @@ def compile_network(
 
     Args:
         trt: the imported ``tensorrt`` or ``tensorrt_rtx_bindings``.
-        model: serialised ONNX.
+        model: serialised ONNX, or the file of one whose weights lie beside it.
         name: of the compiler, for the report.
         target: what the plan will be tied to.
         shapes: for inputs with free axes beyond the batch.
@@ -100,7 +100,8 @@ def compile_network(
     network = builder.create_network(_network_flags(trt, is_typed=is_typed))
     parser = trt.OnnxParser(network, logger)
     plan = timing_cache = b""
-    if parser.parse(model):
+    is_parsed = parser.parse_from_file(str(model)) if isinstance(model, Path) else parser.parse(model)
+    if is_parsed:
         config = builder.create_builder_config()
         if not is_typed:
             _set_precision(trt, config)

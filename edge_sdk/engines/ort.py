@@ -10,6 +10,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edge_sdk import errors
+from edge_sdk.engines.model_file import ModelFile, Serialized
 from edge_sdk.engines.protocol import StageTimes, Tensors
 from edge_sdk.records import tensors
 
@@ -50,13 +51,15 @@ class OrtBackend:
         del self._session
 
 
-def session_from_model(model: str | bytes, settings: "ort.SessionOptions") -> "ort.InferenceSession":
+def session_from_model(model: str | Serialized, settings: "ort.SessionOptions") -> "ort.InferenceSession":
     """Gives a CPU session for a model file or serialised model.
 
     Raises:
         ModelError: ONNX Runtime cannot load it, for example because it lacks an operator; with its own words.
     """
     try:
+        if isinstance(model, ModelFile):
+            return ort.InferenceSession(str(model.path), settings, providers=["CPUExecutionProvider"])
         if isinstance(model, bytes) and len(model) > _HELD_BYTES:
             with tempfile.NamedTemporaryFile(prefix="edge-sdk-", suffix=".onnx") as file:
                 file.write(model)
@@ -69,7 +72,7 @@ def session_from_model(model: str | bytes, settings: "ort.SessionOptions") -> "o
 
 
 def runner_from_model(
-    model: str | bytes, outputs: Sequence[str] | None = None, *, threads: int = 0
+    model: str | Serialized, outputs: Sequence[str] | None = None, *, threads: int = 0
 ) -> Callable[[Mapping[str, NDArray[Any]]], Tensors]:
     """Gives a function that runs a model on the CPU: inputs by name to outputs by name.
 
@@ -102,7 +105,7 @@ def bare_loop(model: Path, threads: int) -> Callable[[Mapping[str, NDArray[Any]]
     return functools.partial(session_from_model(str(model), _settings(threads=threads)).run, None)
 
 
-def specs_from_model(model: str | bytes) -> tuple[tuple[tensors.TensorSpec, ...], tuple[tensors.TensorSpec, ...]]:
+def specs_from_model(model: str | Serialized) -> tuple[tuple[tensors.TensorSpec, ...], tuple[tensors.TensorSpec, ...]]:
     """Gives what a model takes and gives, shapes inferred; raises as `session_from_model` does."""
     settings = _settings()
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # nothing will be run

@@ -1,6 +1,7 @@
 """TensorRT for RTX: NVIDIA's compiler as a wheel, which builds on any x86-64 machine. The only door to it."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import tensorrt_rtx_bindings as trt
 
@@ -11,7 +12,7 @@ TARGET = f"rtx-{trt.__version__}"
 
 
 def compile_model(
-    model: bytes,
+    model: bytes | Path,
     *,
     shapes: Mapping[str, ShapeRange],
     progress: Callable[[str, int, int], None] | None = None,

@@ -18,6 +18,7 @@ from edge_sdk.host import checking, correcting, cpu_form, figures, gating, quant
 from edge_sdk.host.calibrate import choose, inspect, rangefile, samples
 from edge_sdk.host.calibrate import data as datasets
 from edge_sdk.host.convert import source
+from edge_sdk.host.convert.limits import Limits
 from edge_sdk.host.graph import clean, macs, placement
 from edge_sdk.host.graph import model as models
 from edge_sdk.host.job import Check, Graph, Job, Opened, Progress, Ranged, Scan, Stages
@@ -64,6 +65,7 @@ def build_bundle(
     keep_layout: bool = False,
     force: bool = False,
     check: Check | None = None,
+    limits: Limits | None = None,
     progress: Progress | None = None,
     ticks: clock.Clock | None = None,
 ) -> BuildResult:
@@ -99,6 +101,7 @@ def build_bundle(
         keep_layout: leave image inputs of TensorFlow as ``[N, H, W, C]``.
         force: replace a bundle at `output`.
         check: NVIDIA's compiler; by default the one installed here, if any.
+        limits: what opening the model may cost, and from which size on its weights lie beside it.
         progress: called as (stage, done, total).
         ticks: clock for the seconds.
 
@@ -134,6 +137,7 @@ def build_bundle(
         force=force,
         check=check or functools.partial(apart.check_model, progress=progress),
         stages=Stages(ticks or clock.SystemClock(), progress),
+        limits=limits or Limits(),
     )
     _check_job(job)
     with rangefile.work_folder(job.target):
@@ -195,7 +199,7 @@ def _opened(job: Job, examples: source.Examples | None) -> Opened:
     with tempfile.TemporaryDirectory(prefix="edge-sdk-") as folder:
         with job.stages("convert"):
             converted = source.onnx_from_source(
-                job.source, inputs=examples, workdir=Path(folder), keep_layout=job.keep_layout
+                job.source, inputs=examples, workdir=Path(folder), limits=job.limits, keep_layout=job.keep_layout
             )
         place = f"{Path(str(job.source)).absolute().parent}{os.sep}"  # the bundle is the same wherever it is made
         return _opened_as_onnx(job, converted._replace(origin=converted.origin.replace(place, "")))
@@ -203,7 +207,7 @@ def _opened(job: Job, examples: source.Examples | None) -> Opened:
 
 def _opened_as_onnx(job: Job, converted: source.ConvertedModel) -> Opened:
     with job.stages("read"):
-        model = models.read_model(converted.path)
+        model = models.read_model(converted.path, inline_bytes=job.limits.inline_bytes)
         samples.check_preprocess(job.preprocess, model.inputs)
         count = pairs.class_count(model.outputs)
         if job.classes and len(job.classes) != count:
@@ -237,7 +241,7 @@ def _scanned(job: Job, data: Opened) -> Scan:
 
 def _folded(job: Job, data: Opened, scan: Scan) -> Graph:
     with job.stages("fold"):
-        model = clean.cleaned(data.model, scan.probe)
+        model = clean.cleaned(data.model, scan.probe, is_folded=data.converted.is_cleaned)
         return Graph(model, placement.placement_from_model(model), macs.costs_by_node(model, scan.probe))
 
 

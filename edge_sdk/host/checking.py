@@ -20,7 +20,7 @@ def preparation_notes(job: Job, data: Opened, graph: Graph) -> tuple[str, ...]:
     if not data.evaluation.is_labelled or pairs.class_count(outputs) is None or ":" in job.metric:
         return ()
     with job.stages("check"):
-        run = ort.runner_from_model(graph.model.to_bytes())
+        run = ort.runner_from_model(graph.model.content())
         batches = list(_some(data.evaluation.batches()))
         found = preparation.finding(run, outputs[0].name, batches, job.preprocess)
         return tuple(filter(None, [preparation.check_far(found)]))

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from edge_sdk import __version__
+from edge_sdk.engines import model_file
 from edge_sdk.host.calibrate import coverage
 from edge_sdk.host.graph import macs
 from edge_sdk.host.job import Graph, Int8, Job, Judged, Opened
@@ -47,7 +48,7 @@ def packed(
             ranges=_ranges(int8) if int8 else {},
         )
         artefacts = packing.Artefacts(
-            float_model=graph.model.to_bytes(),
+            float_model=graph.model.content(),
             int8_model=int8.content if int8 else None,
             half_model=judged.half.content if judged.half else None,
             cpu_model=judged.cpu.content if judged.cpu else None,
@@ -83,7 +84,7 @@ def _report(job: Job, data: Opened, graph: Graph, judged: Judged, background: Ba
         pinned=placed.pinned,
         int8_nodes=len(int8_nodes),
         int8_compute_ratio=macs.int8_compute_ratio(graph.macs, int8_nodes),
-        float_bytes=len(graph.model.to_bytes()),
+        float_bytes=model_file.size_bytes(graph.model.content()),
         int8_bytes=len(int8.content) if int8 else 0,
         compiler=report.CompilerWords(words.name, words.version, words.ok, words.messages),
         tensors=report.tensors_from_ranges(_ranges(int8), int8.collected.histograms()) if int8 else {},

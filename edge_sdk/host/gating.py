@@ -55,7 +55,7 @@ class Gate:
 
     def __init__(self, job: Job, data: Opened, scan: Scan, graph: Graph) -> None:
         self.job, self.data, self.graph = job, data, graph
-        self.run_float = ort.runner_from_model(graph.model.to_bytes())
+        self.run_float = ort.runner_from_model(graph.model.content())
         self.metric = metrics.chosen(
             job.metric,
             graph.model.outputs,

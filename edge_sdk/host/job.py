@@ -14,6 +14,7 @@ from edge_sdk.engines import compilers
 from edge_sdk.engines.protocol import Tensors
 from edge_sdk.host.calibrate import choose, collect, coverage, samples
 from edge_sdk.host.calibrate import data as datasets
+from edge_sdk.host.convert.limits import Limits
 from edge_sdk.host.convert.source import ConvertedModel
 from edge_sdk.host.graph import macs, placement
 from edge_sdk.host.graph import model as models
@@ -96,6 +97,7 @@ class Job(NamedTuple):
     force: bool
     check: Check
     stages: Stages
+    limits: Limits = Limits()
 
 
 class Opened(NamedTuple):

@@ -1,6 +1,5 @@
 """The calibration data to ranges: one pass over it, or what earlier passes left, then the choice of the methods."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk import errors
-from edge_sdk.engines import ort
+from edge_sdk.engines import model_file, ort
 from edge_sdk.engines.protocol import Tensors
 from edge_sdk.host.calibrate import choose, collect, coverage, rangefile
 from edge_sdk.host.calibrate.inspect import Inspector
@@ -41,7 +40,7 @@ def ranged(job: Job, data: Opened, scan: Scan, graph: Graph) -> Ranged:
         DataError: the calibration data can't be used.
     """
     key = rangefile.Key(
-        model=hashlib.sha256(graph.model.to_bytes()).hexdigest(), preprocess=packing.preprocess_digest(job.preprocess)
+        model=model_file.sha256(graph.model.content()), preprocess=packing.preprocess_digest(job.preprocess)
     )
     collected, notes = _collected(job, data, scan, graph, key)
     if job.save_ranges is not None:

@@ -12,6 +12,7 @@ import json
 import math
 import time
 import weakref
+from pathlib import Path
 
 import emulated
 import numpy as np
@@ -285,6 +286,9 @@ class ParserError:
 class OnnxParser:
     def __init__(self, network, logger):
         self._network, self._errors = network, []
+
+    def parse_from_file(self, model):
+        return self.parse(Path(model).read_bytes())
 
     def parse(self, model):
         try:

@@ -114,6 +114,29 @@ def test_cleaning_folds_what_is_constant_and_says_how_far_outputs_moved(tmp_path
     assert hg.files_below(work) == ["model.onnx"]
 
 
+def test_dead_ends_go_and_keep_nothing_from_being_folded(tmp_path, work):
+    model = hg.residual()
+    model.graph.node.append(hg.node("Relu", ["c1"], ["unused"], "dead"))
+    done = converted(model, tmp_path, work)
+    assert done.is_cleaned
+    assert "BatchNormalization" not in [node.op_type for node in onnx.load(done.path).graph.node]
+    assert_same_answers(tmp_path / "m.onnx", done.path, image=np.ones((3, 1, 8, 8), np.float32))
+
+
+def test_what_only_a_branch_needs_is_no_dead_end(tmp_path, work):
+    def branch(name, operator):
+        value = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+        return helper.make_graph([hg.node(operator, ["p"], [name])], name, [], [value])
+
+    nodes = [
+        hg.node("MatMul", ["x", "w"], ["p"], "product"),
+        hg.node("If", ["flag"], ["y"], "either", then_branch=branch("a", "Relu"), else_branch=branch("b", "Tanh")),
+        hg.node("Sin", ["x"], ["unused"], "dead"),
+    ]
+    done = converted(simple(nodes, hg.weight("w", 16, 16), hg.constant("flag", np.array(False))), tmp_path, work)
+    assert [node.op_type for node in onnx.load(done.path).graph.node] == ["MatMul", "Tanh"]
+
+
 def test_the_same_model_gives_the_same_bytes(tmp_path, work):
     again = tmp_path / "again"
     again.mkdir()
@@ -165,7 +188,9 @@ def test_example_inputs_make_a_model_checkable_that_fits_no_usual_size(tmp_path,
     x = np.ones((7, 16), np.float32)
     for inputs in ({"x": x}, [x]):
         assert "raised" in converted(picky(11), tmp_path, work, inputs=inputs).notes[0]
-    assert converted(picky(17), tmp_path, work).notes[-1].startswith("not cleaned: it runs on no usual size")
+    done = converted(picky(17), tmp_path, work)
+    assert done.notes[-1].startswith("not cleaned: it runs on no usual size")
+    assert not done.is_cleaned
 
 
 @pytest.mark.parametrize(

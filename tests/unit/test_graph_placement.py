@@ -291,10 +291,14 @@ def test_macs_of_transposed_convolution_and_attention(tmp_path):
 
 
 class TestCleaning:
-    def test_batch_norms_and_dead_ends_are_folded_and_outputs_stay(self, tmp_path):
-        source = hg.residual()
-        source.graph.node.append(hg.node("Relu", ["c1"], ["unused"], "dead"))
-        read = models.read_model(hg.save(source, tmp_path / "m.onnx"))
+    def test_what_conversion_folded_is_not_folded_again(self, tmp_path):
+        read = models.read_model(hg.save(hg.residual(), tmp_path / "m.onnx"))
+        probe = {"image": np.zeros((1, 1, 8, 8), np.float32)}
+        same = clean.cleaned(read, probe, is_folded=True)
+        assert [node.op_type for node in same.proto.graph.node] == [node.op_type for node in read.proto.graph.node]
+
+    def test_batch_norms_are_folded_and_outputs_stay(self, tmp_path):
+        read = models.read_model(hg.save(hg.residual(), tmp_path / "m.onnx"))
         probe = {"image": np.random.default_rng(1).normal(size=(3, 1, 8, 8)).astype(np.float32)}
         cleaned = clean.cleaned(read, probe)
         assert {n.op_type for n in cleaned.proto.graph.node} == {

@@ -36,11 +36,13 @@ class Made(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         origin: what the source was, for people: ``ONNX opset 11``.
         notes: what was changed and measured on the way, a sentence each.
         transposed: inputs that were ``[N, H, W, C]`` in the source and are ``[N, C, H, W]`` now.
+        is_cleaned: its constants are folded.
     """
 
     origin: str
     notes: tuple[str, ...] = ()
     transposed: tuple[str, ...] = ()
+    is_cleaned: bool = False
 
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -155,10 +155,15 @@ def nodes_in(message: onnx.ModelProto | onnx.GraphProto | onnx.FunctionProto) ->
             yield from nodes_in(part)
         return
     for node in message.node:
-        yield node
-        for attribute in node.attribute:
-            for body in (attribute.g, *attribute.graphs) if attribute.type in _GRAPHS else ():
-                yield from nodes_in(body)
+        yield from with_bodies(node)
+
+
+def with_bodies(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+    """Gives a node, and every node in its bodies."""
+    yield node
+    for attribute in node.attribute:
+        for body in (attribute.g, *attribute.graphs) if attribute.type in _GRAPHS else ():
+            yield from nodes_in(body)
 
 
 def node_text(node: onnx.NodeProto) -> str:

@@ -59,11 +59,12 @@ def _improved(job: Job, proto: onnx.ModelProto, specs: tuple[TensorSpec, ...], o
     if opset < RAISED_BELOW:
         plain, note = _raised(plain, opset, before)
         notes.append(note)
-    cleaned, note = _cleaned(plain, Path(job.target), before)
+    needed = _pruned(plain)
+    cleaned, note = _cleaned(needed, Path(job.target), before)
     notes.append(note)
     onnx_checks.check_no_bodies(cleaned.graph, proto.graph)
     _write(cleaned, Path(job.target))
-    return Made(origin=origin, notes=tuple(notes))
+    return Made(origin=origin, notes=tuple(notes), is_cleaned=cleaned is not needed)
 
 
 def _kept_large(proto: onnx.ModelProto, origin: str, opset: int, target: Path) -> Made:
@@ -74,7 +75,7 @@ def _kept_large(proto: onnx.ModelProto, origin: str, opset: int, target: Path) -
             f"the model has opset {opset} and weights too large to be raised to {RAISED_TO} here; export it with "
             f"opset_version={RAISED_TO}"
         )
-    plain = _plain(proto)
+    plain = _pruned(_plain(proto))
     _write(plain, target)
     ort.specs_from_model(str(target))  # loads it, which maps the weights instead of reading them
     return Made(origin=origin, notes=("not cleaned: its weights are too large to be held as one message",))
@@ -94,6 +95,21 @@ def _plain(proto: onnx.ModelProto) -> onnx.ModelProto:
     del plain.opset_import[:]
     plain.opset_import.extend(standard)
     return plain
+
+
+def _pruned(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Takes out nodes that no output needs: ONNX Runtime keeps them, and folds nothing that they touch."""
+    needed = {value.name for value in proto.graph.output}
+    live = []
+    for node in reversed(proto.graph.node):
+        if needed.intersection(node.output):
+            live.append(node)
+            for part in onnx_checks.with_bodies(node):
+                needed.update(part.input)
+    kept = live[::-1]
+    del proto.graph.node[:]
+    proto.graph.node.extend(kept)
+    return proto
 
 
 def _raised(proto: onnx.ModelProto, opset: int, before: probe.Reference) -> tuple[onnx.ModelProto, str]:

@@ -29,12 +29,14 @@ class ConvertedModel(NamedTuple):
         origin: what it was made from, for people: ``PyTorch 2.13.0 module nets:resnet``.
         notes: what was changed and measured on the way, a sentence each, for the report.
         transposed: inputs that took ``[N, H, W, C]`` in the source and take ``[N, C, H, W]`` here.
+        is_cleaned: its constants are folded; not where nothing could be compared, or it is too large.
     """
 
     path: Path
     origin: str
     notes: tuple[str, ...]
     transposed: tuple[str, ...]
+    is_cleaned: bool = False
 
 
 class _Door(NamedTuple):
@@ -110,8 +112,8 @@ def onnx_from_source(
         made = sandbox.made_in_child(_ONNX, job, folder=_sub(folder, "check"), limits=limits, remedy=_remedy("host"))
         path = _moved(folder / RESULT, workdir)
     if exported is None:
-        return ConvertedModel(path, f"{made.origin} {file.name}", made.notes, ())
-    return ConvertedModel(path, exported.origin, exported.notes + made.notes, exported.transposed)
+        return ConvertedModel(path, f"{made.origin} {file.name}", made.notes, (), made.is_cleaned)
+    return ConvertedModel(path, exported.origin, exported.notes + made.notes, exported.transposed, made.is_cleaned)
 
 
 def _exported(source: object, wishes: Job, folder: Path, limits: Limits) -> tuple[Path, Made | None]:

@@ -14,6 +14,7 @@ import onnx.helper
 import onnx.numpy_helper
 from numpy.typing import NDArray
 
+from edge_sdk.engines.model_file import Serialized
 from edge_sdk.host.graph import model as models
 from edge_sdk.host.graph import placement, qdq
 
@@ -37,7 +38,7 @@ class Outputs(NamedTuple):
 
 def model_of_twins(
     model: models.Model, placed: placement.Placement, scales: Mapping[str, float]
-) -> tuple[bytes, dict[str, Outputs]]:
+) -> tuple[Serialized, dict[str, Outputs]]:
     """Gives a serialised model with an INT8 twin beside each layer, and by layer the outputs that compare both.
 
     Args:
@@ -67,7 +68,7 @@ def model_of_twins(
     proto.graph.node.extend(ordered)
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for found in names.values() for name in found if name)
     writer.finish()
-    return models.serialized(proto), names
+    return models.stored(proto, model.inline_bytes), names
 
 
 def with_biases(model: models.Model, shifts: Mapping[str, NDArray[np.float32]]) -> models.Model:

@@ -8,6 +8,7 @@ import onnx
 import onnx.helper
 import onnx.numpy_helper
 
+from edge_sdk.engines.model_file import ModelFile, Serialized
 from edge_sdk.host.graph import clean, placement
 from edge_sdk.host.graph.model import Model, model_from_proto
 from edge_sdk.numerics import quantize
@@ -24,7 +25,7 @@ def quantized_model(model: Model, placed: placement.Placement, scales: Mapping[s
     Raises:
         ModelError: onnx or ONNX Runtime refuses the result.
     """
-    return model_from_proto(quantized_proto(model, placed, scales), model.opset)
+    return model_from_proto(quantized_proto(model, placed, scales), model.opset, inline_bytes=model.inline_bytes)
 
 
 def quantized_proto(model: Model, placed: placement.Placement, scales: Mapping[str, float]) -> onnx.ModelProto:
@@ -42,7 +43,7 @@ def quantized_proto(model: Model, placed: placement.Placement, scales: Mapping[s
     return proto
 
 
-def with_outputs(model: Model, names: Iterable[str]) -> bytes:
+def with_outputs(model: Model, names: Iterable[str]) -> Serialized:
     """Gives the serialised model with further tensors as outputs, so that a run can give them back.
 
     Names that are inputs or outputs already are passed over.
@@ -51,7 +52,8 @@ def with_outputs(model: Model, names: Iterable[str]) -> bytes:
     more = onnx.ModelProto()
     more.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names) if name not in known)
     # Two messages written one after the other read as one, with the lists joined: the weights are not copied for it.
-    return model.to_bytes() + bytes(more.SerializeToString())
+    content, further = model.content(), bytes(more.SerializeToString())
+    return content.extended(further) if isinstance(content, ModelFile) else content + further
 
 
 class Writer:

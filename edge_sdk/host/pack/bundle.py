@@ -9,6 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from edge_sdk import errors
+from edge_sdk.engines.model_file import ModelFile, Serialized
 from edge_sdk.engines.protocol import Tensors
 from edge_sdk.host.pack import golden, page, report
 from edge_sdk.records.bundle import SCHEMA, Calibration, Manifest, Name, Preprocess, Version
@@ -19,7 +20,7 @@ class Artefacts(NamedTuple):
     """What goes into a bundle.
 
     Attributes:
-        float_model: serialised ONNX.
+        float_model: serialised ONNX, its weights beside it where it is too large for one message.
         int8_model: the same with explicit Q/DQ; None for a float bundle.
         half_model: the float model in FP16; None for the other precisions.
         cpu_model: INT8 for ONNX Runtime's integer kernels; None where there is none that keeps its promises.
@@ -32,7 +33,7 @@ class Artefacts(NamedTuple):
         sdk: version of edge_sdk.
     """
 
-    float_model: bytes
+    float_model: Serialized
     int8_model: bytes | None
     half_model: bytes | None
     cpu_model: bytes | None
@@ -74,8 +75,8 @@ def packed(target: Path, artefacts: Artefacts, *, replace: bool) -> bundles.Bund
     Raises:
         UsageError: something that may not be replaced is at `target`.
     """
-    files = {
-        bundles.FLOAT_MODEL: artefacts.float_model,
+    files: dict[str, bytes | Path] = {
+        **_float_files(artefacts.float_model),
         bundles.CALIBRATION: bundles.canonical_bytes(artefacts.calibration),
         bundles.GOLDEN: golden.npz_bytes(artefacts.golden),
         bundles.REPORT_JSON: report.report_bytes(artefacts.report),
@@ -104,3 +105,9 @@ def packed(target: Path, artefacts: Artefacts, *, replace: bool) -> bundles.Bund
         files=entries,
     )
     return bundles.write_bundle(target, manifest, files, replace=replace)
+
+
+def _float_files(model: Serialized) -> dict[str, bytes | Path]:
+    if isinstance(model, ModelFile):
+        return {bundles.FLOAT_MODEL: model.path, model.weights.name: model.weights}
+    return {bundles.FLOAT_MODEL: model}
