@@ -93,7 +93,7 @@ def evaluated(
     """
     checked = bundles.read_bundle(path)
     opened = _opened(checked.manifest, data, metric)
-    run_float = ort.runner_from_model(checked.file(bundles.FLOAT_MODEL).read_bytes())
+    run_float = ort.runner_from_model(str(checked.file(bundles.FLOAT_MODEL)))
     with _as_judged(checked, backend) as engine:
         sides = _Sides(f"the float model of {path}", run_float, checked, engine.infer, is_raw=False)
         return _judged(sides, opened, metric, is_asked=False, max_drop=None, progress=progress)
