@@ -60,8 +60,8 @@ def judged(
     names = [entry.node for entry in pinned.placed.pinned[len(int8.placed.pinned) :]]
     reason = (
         f"INT8 {_where(int8, ranking)} lost {judgement.verdict.drop:.2f} points, {judgement.verdict.max_drop:g} "
-        f"allowed; with {len(names)} of {len(ranking)} layers {_more(int8, ranking)}back in float it loses "
-        f"{final.verdict.drop:.2f}{unlike}"
+        f"allowed; with {len(names)} of {len(ranking)} layers {_more(int8, ranking)}back in float it "
+        f"{gate.drop_text(final.verdict)}{unlike}"
     )
     return Judged("int8", pinned, final, judgement, reason, ranking, gatekeeper.golden(pinned.content))
 

@@ -58,5 +58,13 @@ def test_trials_are_bounded():
     assert len(asked) == len(choose.thresholds.METHODS)
 
 
+@pytest.mark.parametrize("patience", [0, 1, 2])
+def test_so_many_trials_in_a_row_without_a_gain_are_the_last(monkeypatch, patience):
+    monkeypatch.setattr(choose, "PATIENCE", patience)
+    asked = []
+    choose.chosen(HELD, "auto", lambda ranges: asked.append(ranges) or 30.0)
+    assert len(asked) == len(choose.thresholds.METHODS) + patience
+
+
 def test_the_same_measurements_give_the_same_choice():
     assert choose.chosen(HELD, "auto", wishing(x="max")[0]) == choose.chosen(HELD, "auto", wishing(x="max")[0])

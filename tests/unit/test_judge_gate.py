@@ -130,6 +130,31 @@ def test_labels_need_classes():
         gate.check_labels(MAP, is_labelled=True)
 
 
+def test_of_a_detector_the_scores_of_its_confident_rows_count_apart_from_boxes_in_pixels():
+    rng = np.random.default_rng(0)
+    wanted = np.concatenate([rng.uniform(50, 300, (1, 100, 4)), rng.uniform(0, 0.05, (1, 100, 1))], axis=2)
+    wanted[0, :5, 4] = 0.9
+    outputs = (TensorSpec("rows", "float32", (None, 100, 5)),)
+
+    def sqnr_db(given):
+        return gate.worst_sqnr_db(
+            lambda _feeds: {"rows": given}, [({"x": np.zeros((1, 1))}, {"rows": wanted})], outputs
+        )
+
+    scores_off, empty_off, boxes_off = (wanted.copy() for _ in range(3))
+    scores_off[0, :5, 4] = 0.81
+    empty_off[0, 5:] *= 1.5
+    boxes_off[0, :5, 2] *= 1.01
+    assert sqnr_db(scores_off) == pytest.approx(20, abs=1e-6)
+    assert sqnr_db(empty_off) == 200
+    assert sqnr_db(boxes_off) == pytest.approx(40, abs=1e-6)
+    assert sqnr_db(wanted.transpose(0, 2, 1).copy().transpose(0, 2, 1)) == 200
+    whole = gate.worst_output_sqnr_db(
+        lambda _feeds: {"rows": scores_off}, [({"x": np.zeros((1, 1))}, {"rows": wanted})], outputs
+    )
+    assert whole > 70
+
+
 def test_the_worst_output_counts():
     outputs = (*CLASSES, TensorSpec("map", "float32", (None, 2)))
     expected = {"logits": one_hot([0]), "map": np.ones((1, 2), np.float32)}
