@@ -9,6 +9,7 @@ from typing import Protocol, cast
 
 from edge_sdk import clock, errors, imports
 from edge_sdk.device.deployment import Deployment
+from edge_sdk.device.feed import readers
 from edge_sdk.device.serve import listening
 from edge_sdk.device.serve.connection import HttpLimits
 from edge_sdk.device.serve.frame_server import frame_server
@@ -96,6 +97,7 @@ class Entrances:
             self._deployment.models,
             regions=self._regions,
             repository=self._deployment,
+            decode=readers.decode_picture,
             device=self._settings.device or "",
             sample=sample,
         )
@@ -143,6 +145,7 @@ class Entrances:
             host=self._settings.http_host,
             port=self._settings.grpc_port,
             path=self._settings.grpc_socket,
+            decode=readers.decode_picture,
             body_bytes=self._settings.http_body_bytes,
             workers=min(self._settings.http_connections, 64),
         )

@@ -16,6 +16,11 @@ def test_a_request_says_what_to_read():
     assert head == heads.Head("POST", "/v2/models/m/infer", 12, 7, keeps_alive=True, awaits_continue=True)
 
 
+def test_types_come_without_parameters():
+    head = parsed("Content-Length: 1", "Content-Type: Image/JPEG; q=1", "Accept: application/octet-stream")
+    assert (head.content_type, head.accept) == ("image/jpeg", "application/octet-stream")
+
+
 def test_the_query_is_not_part_of_the_path():
     assert parsed(start="GET /v2?x=1 HTTP/1.1").path == "/v2"
 

@@ -12,6 +12,7 @@ import pytest
 
 from edge_sdk import errors
 from edge_sdk.clock import SystemClock
+from edge_sdk.device.feed import readers
 from edge_sdk.device.serve import answers, connection, listening, routes
 from edge_sdk.device.serve import http as serving
 from edge_sdk.device.serve.models import Model
@@ -42,7 +43,9 @@ class Served:
         self.models = Models(
             Model(slot.bundle.manifest, slot.bundle.digest, slot.engines, SystemClock()) for slot in slots
         )
-        self.answering = routes.Routes(self.models, regions=Regions(is_allowed=False), repository=None).answer
+        self.answering = routes.Routes(
+            self.models, regions=Regions(is_allowed=False), repository=None, decode=readers.decode_picture
+        ).answer
         listener, self.url = listening.tcp_listener("127.0.0.1", 0)
         self.server = serving.http_server(
             listener,

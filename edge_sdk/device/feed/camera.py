@@ -84,7 +84,26 @@ def read_picture(file: Path) -> Pixels:
     except OSError as error:
         raise errors.DataError(error.strerror or str(error)) from error
     # From memory, since OpenCV complains on stderr about files that it can't open.
-    pixels = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
+    return _decoded(content)
+
+
+def picture_from_bytes(content: bytes, max_pixels: int) -> Pixels:
+    """Gives the picture in a file's content, turned as its EXIF data says.
+
+    Raises:
+        DataError: it is none, or has more pixels than that; the message is the reason alone.
+    """
+    pixels = _decoded(np.frombuffer(content, np.uint8))
+    if pixels.shape[0] * pixels.shape[1] > max_pixels:
+        raise errors.DataError(f"it has {pixels.shape[1]} x {pixels.shape[0]} pixels, at most {max_pixels:,}")
+    return pixels
+
+
+def _decoded(content: "np.ndarray[tuple[int], np.dtype[np.uint8]]") -> Pixels:
+    try:
+        pixels = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
+    except cv2.error as error:
+        raise errors.DataError(f"OpenCV refuses it: {error}") from error
     if pixels is None:
         raise errors.DataError("not a picture")
     return _in_order(pixels)

@@ -1,5 +1,6 @@
 """Picture files to pixels, by whichever library is here; arrays need none."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -15,8 +16,35 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff",
 Reader = Callable[[Path], Pixels]
 """Raises DataError with the reason alone, since the caller knows the file."""
 
+Decoder = Callable[[bytes, int], Pixels]
+
+_DECODERS = ("edge_sdk.device.feed.pillow:picture_from_bytes", "edge_sdk.device.feed.camera:picture_from_bytes")
 _READERS = ("edge_sdk.device.feed.pillow:read_picture", "edge_sdk.device.feed.camera:read_picture")
 """Pillow first, since that is what calibration read its pictures with."""
+
+
+def decode_picture(content: bytes, max_pixels: int) -> Pixels:
+    """Gives the picture that the content of a JPEG or PNG file holds.
+
+    Raises:
+        DataError: it is none, is damaged, or has more than `max_pixels`, or no library for pictures is installed;
+            the message is the reason alone.
+    """
+    return _decoder()(content, max_pixels)
+
+
+@functools.cache
+def _decoder() -> Decoder:
+    for spec in _DECODERS:
+        try:
+            return cast("Decoder", imports.object_from_spec(spec))
+        except ModuleNotFoundError:
+            continue
+    return _decode_without_library
+
+
+def _decode_without_library(_content: bytes, _max_pixels: int) -> Pixels:
+    raise errors.DataError("the daemon has neither Pillow nor OpenCV: pip install 'edge_sdk[pictures]' there")
 
 
 def find_reader() -> Reader:

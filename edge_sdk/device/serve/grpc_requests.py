@@ -22,12 +22,13 @@ _FIELDS = {
 }
 
 
-def request_from_message(message: Mapping[str, Any], read: v2.Read) -> Request:
+def request_from_message(message: Mapping[str, Any], read: v2.Read, unfold: v2.Unfold | None = None) -> Request:
     """Gives the request in a ModelInferRequest.
 
     Args:
         message: decoded.
         read: gives the bytes at a place in shared memory.
+        unfold: gives the input that a BYTES tensor stands for.
 
     Raises:
         InputError: an unknown datatype, or data that does not fit its shape.
@@ -43,13 +44,11 @@ def request_from_message(message: Mapping[str, Any], read: v2.Read) -> Request:
         if any(axis < 0 for axis in shape):
             raise errors.InputError(f"input {name!r} has the shape {list(shape)}; no axis may be negative")
         if place := v2.place_of(name, _parameters(tensor)):
-            v2.check_size(name, datatype, shape, place.byte_size)
-            feeds[name] = v2.array_from_shared(name, datatype, shape, read(place))
+            feeds[name] = v2.tensor_from_shared(name, datatype, shape, read(place), unfold)
         elif tensor.get("contents"):
             feeds[name] = _from_contents(name, datatype, shape, tensor["contents"])
         elif used < len(raws):
-            v2.check_size(name, datatype, shape, len(raws[used]))
-            feeds[name] = v2.array_from_raw(name, datatype, shape, raws[used])
+            feeds[name] = v2.tensor_from_raw(name, datatype, shape, raws[used], unfold)
             used += 1
         else:
             raise errors.InputError(f"input {name!r} has no data: expected contents, or one more raw_input_contents")

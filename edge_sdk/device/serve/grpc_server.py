@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 
 from edge_sdk import errors
-from edge_sdk.device.serve import describe, grpc_requests, inference, listening, protobuf
+from edge_sdk.device.serve import describe, grpc_requests, inference, listening, pictures, protobuf
 from edge_sdk.device.serve import grpc_messages as messages
 from edge_sdk.device.serve.admin import Repository
 from edge_sdk.device.serve.models import Model
@@ -60,6 +60,7 @@ def open_server(
     host: str,
     port: int | None,
     path: str | None,
+    decode: pictures.Decode,
     body_bytes: int,
     workers: int,
 ) -> tuple[GrpcServer, tuple[str, ...]]:
@@ -72,6 +73,7 @@ def open_server(
         host: for `port`.
         port: on TCP; 0 takes any free one, None none.
         path: of a unix socket; None for none.
+        decode: for pictures.
         body_bytes: largest request.
         workers: threads, thus requests at once.
 
@@ -85,7 +87,7 @@ def open_server(
     ]
     executor = futures.ThreadPoolExecutor(workers, thread_name_prefix="grpc client")
     server = grpc.server(executor, options=options)
-    server.add_generic_rpc_handlers((_Service(models, regions, repository).handlers(),))
+    server.add_generic_rpc_handlers((_Service(models, regions, repository, decode).handlers(),))
     urls: list[str] = []
     if port is not None:
         shown = f"[{host}]" if ":" in host else host
@@ -113,9 +115,10 @@ def _bound(server: grpc.Server, address: str) -> int:
 class _Service:
     """The methods of the service: a decoded message in, a message out."""
 
-    def __init__(self, models: Models, regions: Regions, repository: Repository) -> None:
+    def __init__(self, models: Models, regions: Regions, repository: Repository, decode: pictures.Decode) -> None:
         self._models = models
         self._regions = regions
+        self._decode = decode
         self._repository = repository
 
     def handlers(self) -> grpc.GenericRpcHandler:
@@ -167,11 +170,11 @@ class _Service:
 
     def _infer(self, message: _Message) -> _Message:
         visit = self._regions.visit()
-
-        def parse() -> Request:
-            return grpc_requests.request_from_message(message, visit.read)
-
         with self._taken(message.get("model_name", ""), message.get("model_version", "")) as model:
+
+            def parse() -> Request:
+                unfold = pictures.unfolder(model, self._decode)
+                return grpc_requests.request_from_message(message, visit.read, unfold)
 
             def respond(request: Request, outputs: Tensors) -> _Message:
                 found = grpc_requests.message_from_outputs(request, model, outputs, visit.write)

@@ -41,6 +41,8 @@ class Head(NamedTuple):
         header_bytes: Inference-Header-Content-Length, if any.
         keeps_alive: the client wants to send more on this connection.
         awaits_continue: the client waits for ``100 Continue`` before it sends the body.
+        content_type: in lower case, without parameters; empty without one.
+        accept: as sent; empty without one.
     """
 
     method: str
@@ -49,6 +51,8 @@ class Head(NamedTuple):
     header_bytes: int | None
     keeps_alive: bool
     awaits_continue: bool
+    content_type: str = ""
+    accept: str = ""
 
 
 class Refusal(NamedTuple):
@@ -118,6 +122,8 @@ def _head(request: re.Match[bytes], fields: dict[bytes, bytes]) -> Head | Refusa
         header_bytes=None if header_length is None else int(header_length),
         keeps_alive=is_current and b"close" not in options,
         awaits_continue=is_current and b"expect" in fields,
+        content_type=fields.get(b"content-type", b"").partition(b";")[0].strip().lower().decode("latin-1"),
+        accept=fields.get(b"accept", b"").decode("latin-1"),
     )
 
 

@@ -68,11 +68,16 @@ class Model:
         self._gate = Gate(engines, queue_size=self.scheduling.queue_size, tick_ns=clocks.tick_ns)
         self._batcher = self._batching() if self.can_batch and self.scheduling.max_batch > 1 else None
         self._timeout_ns = self.scheduling.timeout_us * 1000
+        self._preprocess = manifest.preprocess
         self._rules = [
             (spec.name, np.dtype(spec.dtype), manifest.preprocess[spec.name])
             for spec in self.engine.inputs
             if spec.name in manifest.preprocess
         ]
+
+    def rule(self, name: str) -> Preprocess | None:
+        """Gives how raw values of an input are prepared; None where the bundle says nothing about it."""
+        return self._preprocess.get(name)
 
     def infer(self, feeds: Mapping[str, NDArray[Any]]) -> Tensors:
         """Gives the outputs by name for one set of inputs; the arrays belong to the caller.

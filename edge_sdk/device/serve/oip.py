@@ -55,13 +55,20 @@ class Response(NamedTuple):
     raw: list[NDArray[Any]]
 
 
-def parse_request(body: memoryview, header_bytes: int | None = None, *, read: v2.Read | None = None) -> Request:
+def parse_request(
+    body: memoryview,
+    header_bytes: int | None = None,
+    *,
+    read: v2.Read | None = None,
+    unfold: v2.Unfold | None = None,
+) -> Request:
     """Gives the request in `body`.
 
     Args:
         body: JSON, and after it the raw tensors if `header_bytes` is given.
         header_bytes: length of the JSON, from ``Inference-Header-Content-Length``; None when all of it is JSON.
         read: gives the bytes at a place in shared memory.
+        unfold: gives the input that a BYTES tensor stands for.
 
     Raises:
         InputError: not the protocol, an unknown datatype, or data that does not fit its shape.
@@ -79,7 +86,7 @@ def parse_request(body: memoryview, header_bytes: int | None = None, *, read: v2
     for part in header.inputs:
         if part.name in feeds:
             raise errors.InputError(f"input {part.name!r} is given twice")
-        feeds[part.name], used = _tensor(part, body[at:], read)
+        feeds[part.name], used = _tensor(part, body[at:], read, unfold)
         at += used
     if at != len(body):
         raise errors.InputError(f"the body has {len(body) - at} bytes after the last tensor")
@@ -158,20 +165,20 @@ def _request(header: _Header, feeds: dict[str, NDArray[Any]]) -> Request:
     return Request(header.id, feeds, wanted, is_binary, places, priority, timeout_us)
 
 
-def _tensor(part: _Input, rest: memoryview, read: v2.Read | None) -> tuple[NDArray[Any], int]:
+def _tensor(part: _Input, rest: memoryview, read: v2.Read | None, unfold: v2.Unfold | None) -> tuple[NDArray[Any], int]:
     """Gives one input, and how many bytes of the body it took."""
     if place := v2.place_of(part.name, part.parameters):
         if read is None:
             raise errors.InputError(f"input {part.name!r} lies in shared memory, which is not taken here")
-        v2.check_size(part.name, part.datatype, part.shape, place.byte_size)
-        return v2.array_from_shared(part.name, part.datatype, part.shape, read(place)), 0
+        return v2.tensor_from_shared(part.name, part.datatype, part.shape, read(place), unfold), 0
     length = _binary_size(part)
     if length is None:
         return json_tensors.array_from_json(part.name, part.datatype, part.shape, part.data), 0
-    v2.check_size(part.name, part.datatype, part.shape, length)
     if length > len(rest):
+        if part.datatype != v2.BYTES:
+            v2.check_size(part.name, part.datatype, part.shape, length)
         raise errors.InputError(f"input {part.name!r} needs {length} bytes, but the body has only {len(rest)} more")
-    return v2.array_from_raw(part.name, part.datatype, part.shape, rest[:length]), length
+    return v2.tensor_from_raw(part.name, part.datatype, part.shape, rest[:length], unfold), length
 
 
 def _binary_size(part: _Input) -> int | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from urllib.parse import unquote
 
 from edge_sdk import errors
-from edge_sdk.device.serve import admin, describe, inference, oip, prometheus
+from edge_sdk.device.serve import admin, describe, inference, oip, pictures, prometheus
 from edge_sdk.device.serve.answers import Answer, document, failure, wrong_method
 from edge_sdk.device.serve.heads import Head
 from edge_sdk.device.serve.models import Model
@@ -23,6 +23,7 @@ _LOG = logging.getLogger(__name__)
 _MODEL_PATH = re.compile(
     r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?(?:/(?P<leaf>ready|infer|config|stats))?"
 )
+_BINARY_TYPE = "application/octet-stream"
 _RETRY_S = 1
 """Retry-After counts whole seconds; a queue is empty again long before that."""
 
@@ -37,7 +38,7 @@ GET  /v2/models/MODEL/ready
 GET  /v2/models/MODEL/config           how it is served
 GET  /v2/models/MODEL/stats            what it did; /v2/models/stats for all
 POST /v2/models/MODEL/infer
-     /versions/VERSION may follow MODEL
+     /versions/VERSION may follow MODEL; a body of image/jpeg or image/png is taken as it is
 POST /v2/repository/index              what could be served
 POST /v2/repository/models/MODEL/load  and /unload
 GET  /v2/systemsharedmemory/status     and POST .../region/NAME/register, /unregister
@@ -55,6 +56,7 @@ class Routes:
         models: that are served.
         regions: registered shared memory.
         repository: loads and unloads.
+        decode: for pictures.
         device: name of the board.
         sample: gives the board's last readings.
     """
@@ -65,12 +67,14 @@ class Routes:
         *,
         regions: Regions,
         repository: admin.Repository,
+        decode: pictures.Decode,
         device: str = "",
         sample: Callable[[], telemetry.Sample | None] = lambda: None,
     ) -> None:
         self._models = models
         self._regions = regions
         self._repository = repository
+        self._decode = decode
         self._device = device
         self._sample = sample
 
@@ -148,7 +152,12 @@ class Routes:
         visit = self._regions.visit()
 
         def parse() -> Request:
-            return oip.parse_request(body, head.header_bytes, read=visit.read)
+            if head.content_type in pictures.CONTENT_TYPES:
+                name = pictures.only_input(model)
+                feeds = {name: pictures.tensor_from_pictures(model, name, [body], self._decode)}
+                return Request("", feeds, {}, is_binary=head.accept == _BINARY_TYPE)
+            unfold = pictures.unfolder(model, self._decode)
+            return oip.parse_request(body, head.header_bytes, read=visit.read, unfold=unfold)
 
         def respond(request: Request, outputs: Tensors) -> oip.Response:
             found = oip.response_from_outputs(
@@ -161,7 +170,7 @@ class Routes:
         if not response.raw:
             return Answer(200, [response.header])
         parts = [response.header, *(array.reshape(-1).data.cast("B") for array in response.raw if array.size)]
-        return Answer(200, parts, "application/octet-stream", len(response.header))
+        return Answer(200, parts, _BINARY_TYPE, len(response.header))
 
 
 @functools.lru_cache(maxsize=256)

@@ -39,6 +39,12 @@ class Place(NamedTuple):
 
 Read: TypeAlias = Callable[[Place], memoryview]
 
+Unfold: TypeAlias = Callable[[str, tuple[int, ...], memoryview], NDArray[Any]]
+"""Gives the input that a BYTES tensor stands for: its name, shape and raw bytes are taken."""
+
+BYTES = "BYTES"
+"""Elements of any length: here pictures, JPEG or PNG, that become the input which their model takes."""
+
 
 class Request(NamedTuple):
     """One inference request.
@@ -131,13 +137,30 @@ def array_from_raw(name: str, datatype: str, shape: tuple[int, ...], raw: memory
     return np.frombuffer(raw, dtype).reshape(shape)
 
 
-def array_from_shared(name: str, datatype: str, shape: tuple[int, ...], raw: memoryview) -> NDArray[Any]:
-    """As `array_from_raw`, from memory that the client can still write to.
+def tensor_from_raw(
+    name: str, datatype: str, shape: tuple[int, ...], raw: memoryview, unfold: Unfold | None
+) -> NDArray[Any]:
+    """Gives an input from its bytes, of whatever type it is.
+
+    Raises:
+        InputError: the bytes do not fit type and shape, or are no pictures.
+    """
+    if datatype == BYTES and unfold is not None:
+        return unfold(name, shape, raw)
+    check_size(name, datatype, shape, len(raw))
+    return array_from_raw(name, datatype, shape, raw)
+
+
+def tensor_from_shared(
+    name: str, datatype: str, shape: tuple[int, ...], raw: memoryview, unfold: Unfold | None
+) -> NDArray[Any]:
+    """As `tensor_from_raw`, from memory that the client can still write to.
 
     Floats are numbers whatever it writes, so they are used where they lie; everything else is copied first, since an
     operator may use whole numbers as indices after it has checked them.
     """
-    found = array_from_raw(name, datatype, shape, raw if datatype.startswith("FP") else memoryview(bytes(raw)))
+    is_number = datatype.startswith("FP")
+    found = tensor_from_raw(name, datatype, shape, raw if is_number else memoryview(bytes(raw)), unfold)
     return found if found.flags.aligned else found.copy()
 
 

@@ -12,6 +12,9 @@ from collections.abc import Callable
 AWAKE_NS = 200_000
 """Longest wait awake. A peer that needs longer gains little from it: a wake-up is less than a quarter of its time."""
 
+_ATTEMPTS = 400
+"""More than fit into that time, for clocks that stand still."""
+
 Buffer = bytearray | memoryview
 
 
@@ -52,7 +55,9 @@ class Wait:
     def _awake(self, view: Buffer, until_ns: int) -> int:
         """Gives how many bytes came; -1 when the time is over, or someone else was served."""
         receive, tick_ns, company = self._peer.recv_into, self._tick_ns, self._company
-        while company.last is self and tick_ns() < until_ns:
+        for _ in range(_ATTEMPTS):
+            if company.last is not self or tick_ns() >= until_ns:
+                break
             try:
                 return receive(view, 0, socket.MSG_DONTWAIT)
             except BlockingIOError:
