@@ -12,8 +12,12 @@ def matches(topic_filter: str, topic: str) -> bool:
     True
     >>> matches("#", "$SYS/broker/version")
     False
+    >>> matches("$share/collectors/edge/v1/+/+/up/+", "edge/v1/plant-1/cam-7/up/telemetry")
+    True
     """
     want, got = topic_filter.split("/"), topic.split("/")
+    if want[0] == "$share":  # then the name of the group (MQTT 5.0, section 4.8.2)
+        want = want[2:]
     if topic.startswith("$") and want[0] in ("#", "+"):
         return False
     for position, level in enumerate(want):
