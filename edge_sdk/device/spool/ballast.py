@@ -7,9 +7,9 @@ import contextlib
 import os
 from pathlib import Path
 
-BALLAST_BYTES = 2 * 1024 * 1024
-"""Twice what the write-ahead log grows to."""
-_SPARE_FACTOR = 4
+BALLAST_BYTES = 1024 * 1024
+"""Twice what the write-ahead log grows to before it is folded in."""
+_SPARE_FACTOR = 2
 """It is laid down again when the disk has this many times its size free."""
 
 
