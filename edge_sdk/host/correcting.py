@@ -81,14 +81,14 @@ def corrected(job: Job, data: Opened, graph: Graph, choice: choose.Choice, colle
         trials = _Trials(graph, references, plain)
         if trials.best_db < GOOD_DB:
             trials.take(_equalised(job, data, plain))
-            found = measured(trials.best, data)
+            found = _measured(trials.best, data)
             trials.best = trials.best._replace(noise=found.noise)
             trials.take(_in_float(trials.best, graph), gain_db=FLOAT_GAIN_DB)
             trials.take(_with_biases(trials.best, found.shifts))
         return trials.best
 
 
-def measured(one: Corrected, data: Opened) -> layerwise.Layerwise:
+def _measured(one: Corrected, data: Opened) -> layerwise.Layerwise:
     """Gives what INT8 does to each layer, measured on calibration samples that were not held out."""
     feeds = _some(data.calibration, one.collected, layerwise.SAMPLES)
     return layerwise.measured(one.base, one.placed, one.choice.ranges, feeds)

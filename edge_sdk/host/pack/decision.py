@@ -33,7 +33,7 @@ def refused(report: Report) -> str:
         return ""
     rows = [
         ("float", percent(verdict.float_score), interval(verdict.float_score)),
-        ("INT8 everywhere", percent(verdict.int8_score), interval(verdict.int8_score)),
+        ("INT8 at first", percent(verdict.int8_score), interval(verdict.int8_score)),
         (
             f"in the bundle ({'float' if report.precision == 'float' else report.precision.upper()})",
             percent(report.verdict.int8_score),
