@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from edge_sdk.cli.command import Command
 from edge_sdk.collector.answering import Answering
 from edge_sdk.collector.service import Collector, CollectorState
 from edge_sdk.collector.settings import CollectorSettings
+from edge_sdk.collector.store import migration
 from edge_sdk.link.mqtt import MqttLink
 from edge_sdk.link.protocol import LinkState
 from edge_sdk.link.settings import MqttSettings
@@ -37,6 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--web", metavar="HOST:PORT", help="query API and /metrics (default 127.0.0.1:8780; '' for none)"
     )
+    parser.add_argument(
+        "--share", metavar="GROUP", help="share the fleet with the other collectors of this group, on one PostgreSQL"
+    )
+    parser.add_argument(
+        "--migrate-from", metavar="FILE", help="copy this SQLite file's history into an empty PostgreSQL, then end"
+    )
     parser.add_argument("--site", help="collect only this site (default: all)")
 
 
@@ -48,6 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     settings = settings_from_arguments(arguments)
+    if arguments.migrate_from is not None:
+        return _migrate(arguments.migrate_from, settings.database, is_json=arguments.json)
     link = MqttLink(mqtt_settings(settings))
     collector = Collector(settings, link, clock.SystemClock())
     with contextlib.ExitStack() as closing, signals.Stop() as stop:
@@ -72,6 +82,15 @@ def run(arguments: argparse.Namespace) -> int:
         show.print_json(summary)
     else:
         print(", ".join(f"{name} {value}" for name, value in summary.items()))
+    return 0
+
+
+def _migrate(source: str, target: str, *, is_json: bool) -> int:
+    counts = migration.migrate(source, target)
+    if is_json:
+        show.print_json(counts)
+    else:
+        print(", ".join(f"{name} {count}" for name, count in counts.items()))
     return 0
 
 
@@ -113,7 +132,7 @@ def settings_from_arguments(arguments: argparse.Namespace) -> CollectorSettings:
                 if table.get(key) and "://" not in table[key]
             }
         )
-    for option in ("broker", "database", "web", "site"):
+    for option in ("broker", "database", "web", "share", "site"):
         if getattr(arguments, option) is not None:
             table[option] = getattr(arguments, option)
     return settings_file.settings_from_table(table, CollectorSettings, source=source)
@@ -123,7 +142,10 @@ def mqtt_settings(settings: CollectorSettings) -> MqttSettings:
     """Gives how the collector connects."""
     return MqttSettings(
         url=settings.broker,
-        client_id=settings.client_id,
+        client_id=f"{settings.client_id}-{os.getpid()}" if settings.share else settings.client_id,
+        # What the broker keeps for a member of a group that has gone is out of the others' reach; the devices send it
+        # again, as it got no receipt.
+        session_expiry_s=0 if settings.share else 3600,
         in_flight_max=_IN_FLIGHT_MAX,
         username=settings.username,
         password=settings.password,

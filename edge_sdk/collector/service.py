@@ -108,7 +108,8 @@ class Collector:
         self._housekeeper = Housekeeper(self._store, retention, self._clock)
         self._devices = self._store.devices()
         self._counts["lost"] = self._store.lost()
-        self._link.subscribe_batches(topics.up(self._settings.site or "+", "+", "+"), self._take)
+        group = f"$share/{settings.share}/" if settings.share else ""
+        self._link.subscribe_batches(group + topics.up(settings.site or "+", "+", "+"), self._take)
         self._thread.start()
         self._link.open()
 

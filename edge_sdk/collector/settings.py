@@ -25,6 +25,9 @@ class CollectorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
             in the working folder. ``postgresql://USER@HOST/NAME`` for PostgreSQL, which several collectors can share.
         web: ``HOST:PORT`` of the query API and of ``/metrics``; empty for none. Default ``127.0.0.1:8780``: it asks
             nobody who they are, so that what else may read it is for a proxy to say.
+        share: group of collectors that share one fleet and one PostgreSQL, each message going to one of them (MQTT 5
+            shared subscription); empty, the default, for a collector alone. The process number goes behind
+            `client_id`.
         site: collect only this site; None, the default, collects all of the broker's.
         batch_records: most messages in one transaction. Default 500: at that size the disk's sync costs less than
             the rows.
@@ -49,6 +52,7 @@ class CollectorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     key_file: str = ""
     database: Annotated[str, msgspec.Meta(min_length=1)] = "telemetry.db"
     web: Annotated[str, msgspec.Meta(max_length=300)] = "127.0.0.1:8780"
+    share: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]{0,63}$(?!\n)")] = ""
     site: telemetry.DeviceId | None = None
     batch_records: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 500
     batch_wait_s: Annotated[float, msgspec.Meta(ge=0, le=10)] = 0.05

@@ -11,7 +11,7 @@ import postgres_server
 import pytest
 
 from edge_sdk import errors
-from edge_sdk.collector.store import opening
+from edge_sdk.collector.store import migration, opening
 from edge_sdk.collector.store.asking import Scope
 from edge_sdk.collector.store.query import Queries
 from edge_sdk.collector.store.rows import EventRow, RefusedRow, Retention, SampleRow, StateRow
@@ -37,11 +37,15 @@ def postgres():
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request, tmp_path):
     """Names a new, empty database."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/t.db"
+    return (
+        f"sqlite:///{tmp_path}/t.db" if request.param == "sqlite" else new_database(request.getfixturevalue("postgres"))
+    )
+
+
+def new_database(base):
     import psycopg
 
-    base, name = request.getfixturevalue("postgres"), f"t{next(_numbers)}"
+    name = f"t{next(_numbers)}"
     with contextlib.closing(psycopg.connect(base + "postgres", autocommit=True)) as db:
         db.execute(f"CREATE DATABASE {name}")
     return base + name
@@ -281,6 +285,51 @@ def test_a_server_that_restarts_is_connected_to_again():
         store.close()
     with pytest.raises(errors.SettingsError, match="cannot use the PostgreSQL database"):
         opening.open_store(url + "postgres")
+
+
+@pytest.mark.parametrize("rolled", [0, 70, 400])
+def test_a_history_goes_from_sqlite_to_postgresql_and_every_answer_stays(tmp_path, postgres, rolled):
+    source, target = str(tmp_path / "t.db"), new_database(postgres)
+    with contextlib.closing(opening.open_store(source)) as store:
+        put(
+            store,
+            *(row(seq, device=f"cam-{seq % 3}", values=[1.0 + seq], power_w=seq, energy_j=2.0) for seq in range(200)),
+        )
+        with store.transaction():
+            store.set_marks({("cam-1", BOOT): (199, 3)})
+            store.put_states([StateRow("plant", "cam-1", "status", BOOT, 1.0, 2.0, "{}")])
+            store.add_events([EventRow("plant", "cam-1", BOOT, 1.0, 2.0, "{}")])
+            store.add_refused([RefusedRow("t", "size", "why", 7, b"\xff\0", 1.0)])
+        store.roll_up(limit=rolled)
+    counts = migration.migrate(source, target)
+    assert (counts["sample_rows"], counts["sources"], counts["refused"], counts["events"]) == (200, 3, 1, 1)
+    with contextlib.closing(opening.open_store(target)) as moved:
+        for step in range(2):
+            before, after = (
+                Queries(opening.open_reader(one), FakeClock(wall_s=START_T + 900)) for one in (source, target)
+            )
+            window = START_T, START_T + 200
+            assert after.quantiles([0.5, 0.99], *window, by=["device"]) == before.quantiles(
+                [0.5, 0.99], *window, by=["device"]
+            )
+            assert after.series("power_w", *window) == before.series("power_w", *window)
+            assert after.energy(*window) == before.energy(*window)
+            assert after.latest() == before.latest()
+            after._reader.close()
+            assert moved.roll_up(limit=1000) == (max(0, 200 - rolled) if step == 0 else 0)
+        assert put(moved, row(0, device="cam-0"), row(200)) == [False, True], "sequences go on where they were"
+        with moved.transaction():
+            assert moved.marks([("cam-1", BOOT)]) == {("cam-1", BOOT): (199, 3)}
+    with pytest.raises(errors.SettingsError, match="has Samples already"):
+        migration.migrate(source, target)
+
+
+def test_a_history_is_refused_where_it_cannot_go(tmp_path, postgres):
+    with pytest.raises(errors.SettingsError, match="there is no database"):
+        migration.migrate(str(tmp_path / "none.db"), postgres + "postgres")
+    assert not (tmp_path / "none.db").exists()
+    with pytest.raises(errors.SettingsError, match="from a SQLite file"):
+        migration.migrate(str(tmp_path / "none.db"), str(tmp_path / "other.db"))
 
 
 def test_no_store_for_another_scheme():

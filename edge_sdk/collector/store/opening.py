@@ -19,7 +19,7 @@ def open_store(database: str, *, refused_kept: int = 1000) -> Store:
     Raises:
         SettingsError: it can't be used, or no store has that scheme.
     """
-    scheme, rest = _parts(database)
+    scheme, rest = parts(database)
     if scheme == "postgresql":
         store: Store = _postgres("PostgresStore")(rest, refused_kept=refused_kept)
         return store
@@ -32,14 +32,14 @@ def open_reader(database: str) -> Reader:
     Raises:
         SettingsError: no store has that scheme.
     """
-    scheme, rest = _parts(database)
+    scheme, rest = parts(database)
     if scheme == "postgresql":
         reader: Reader = _postgres("PostgresReader")(rest)
         return reader
     return SqliteReader(Path(rest))
 
 
-def _parts(database: str) -> tuple[str, str]:
+def parts(database: str) -> tuple[str, str]:
     """Gives the kind of store, and its file or address."""
     scheme, separator, rest = database.partition("://")
     if not separator:

@@ -6,14 +6,14 @@ store a Sample twice nor wait for each other in a circle.
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import psycopg
 
 from edge_sdk import errors
 from edge_sdk.collector.store import rolling, schema
-from edge_sdk.collector.store.rows import BootKey, Retention
+from edge_sdk.collector.store.rows import BootKey, Retention, Table
 from edge_sdk.collector.store.writing import NewRow, Source, SqlWriting
 
 _CONNECT_S = 5
@@ -127,6 +127,48 @@ class PostgresStore(SqlWriting):
             dropped = sum(self._drop_day(day) for (day,) in days)
             return dropped + rolling.prune_chunks(self, retention, now_s, limit=limit)
 
+    def take_over(self, tables: Iterable[Table], *, days: Iterable[int], rolled_id: int) -> dict[str, int]:
+        """Takes the tables of another store in one transaction; gives rows by table.
+
+        Args:
+            tables: with the columns of our own.
+            days: of arrival, of the Samples among them.
+            rolled_id: number of the last Sample that is rolled up there.
+
+        Raises:
+            SettingsError: there are Samples here already.
+            StoreError: the server did not take it; nothing was changed.
+        """
+        counts = {}
+        with self.transaction():
+            self._db.execute("SET LOCAL statement_timeout = 0")
+            if self.rows("SELECT 1 FROM sources LIMIT 1"):
+                raise _unusable("it has Samples already, and a history goes into an empty one only")
+            for day in days:
+                self._make_day(day)
+            for table in tables:
+                counts[table.name] = self._copy_in(table)
+                if table.columns.startswith("id,"):
+                    self._db.execute(_sql(_NEXT_ID.get(table.name, _NEXT_IDENTITY).format(table=table.name)))
+            # All of it has this transaction's number, so that the last rolled up is told by its own.
+            self._db.execute(
+                "UPDATE progress SET value = CASE name WHEN 'rolled' THEN pg_current_xact_id()::text::bigint "
+                "ELSE %s END WHERE name IN ('rolled', 'rolled_id')",
+                (rolled_id,),
+            )
+        return counts
+
+    def _copy_in(self, table: Table) -> int:
+        count = 0
+        with (
+            self._db.cursor() as cursor,
+            cursor.copy(_sql(f"COPY {table.name} ({table.columns}) FROM STDIN")) as copy,
+        ):
+            for row in table.rows:
+                copy.write_row(row)
+                count += 1
+        return count
+
     def _prepare(self) -> None:
         self.rows("SELECT pg_advisory_xact_lock(?)", (_MAKING,))
         if self.rows("SELECT to_regclass('progress')::text")[0][0] is None:
@@ -201,6 +243,12 @@ class PostgresStore(SqlWriting):
         self._new_days.add(day)
 
 
+_NEXT_IDENTITY = (
+    "SELECT setval(pg_get_serial_sequence('{table}', 'id'), COALESCE((SELECT MAX(id) FROM {table}), 0) + 1, false)"
+)
+_NEXT_ID = {
+    "sample_rows": "SELECT setval('sample_ids', COALESCE((SELECT MAX(id) FROM {table}), 0) + 1, false)",
+}
 _CLOSE_GAPS = """
 UPDATE sources SET pruned_upto = greatest(pruned_upto, m.last),
     lost = lost + CASE WHEN m.last > upto THEN m.last - upto - m.above ELSE 0 END,

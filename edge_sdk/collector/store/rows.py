@@ -6,7 +6,7 @@ has been pruned. Whatever a collector must know of a device lies in the store, s
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 
 class SampleRow(NamedTuple):
@@ -68,6 +68,14 @@ class Retention(NamedTuple):
     raw_days: float
     minute_days: float
     hour_days: float
+
+
+class Table(NamedTuple):
+    """One table on its way from one store into another."""
+
+    name: str
+    columns: str
+    rows: Iterator[tuple[Any, ...]]
 
 
 class Store(Protocol):
