@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx.inliner
+import onnx.numpy_helper
 import onnx.version_converter
 
 from edge_sdk import errors
@@ -146,6 +148,7 @@ def _cleaned(proto: onnx.ModelProto, target: Path, before: probe.Reference) -> t
     file.unlink()
     if any(node.domain not in onnx_checks.STANDARD_DOMAINS for node in onnx_checks.nodes_in(cleaned)):
         return proto, "not cleaned: ONNX Runtime's optimiser left the standard operators"
+    _fold_casts(cleaned.graph)
     _sort(cleaned)
     found = probe.difference_to(before, ort.runner_from_model(onnx_bytes(cleaned)))
     moved = probe.difference_text(found)
@@ -154,6 +157,28 @@ def _cleaned(proto: onnx.ModelProto, target: Path, before: probe.Reference) -> t
     return cleaned, (
         f"cleaned from {len(proto.graph.node)} nodes to {len(cleaned.graph.node)}, which moved its outputs {moved}"
     )
+
+
+def _fold_casts(graph: onnx.GraphProto) -> None:
+    """Turns float16 weights that are cast to float32 into float32 weights, in place.
+
+    ONNX Runtime computes most of a float16 network in float32 on a CPU and leaves the casts of the weights in the
+    graph, behind which no one would see that they are weights.
+    """
+    halves = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16}
+    casts = [
+        node
+        for node in graph.node
+        if node.op_type == "Cast" and node.input[0] in halves and node.attribute[0].i == onnx.TensorProto.FLOAT
+    ]
+    for node in casts:
+        values = onnx.numpy_helper.to_array(halves[node.input[0]]).astype(np.float32)
+        graph.initializer.append(onnx.numpy_helper.from_array(values, node.output[0]))
+        graph.node.remove(node)
+    used = {name for node in graph.node for part in onnx_checks.with_bodies(node) for name in part.input}
+    used.update(value.name for value in graph.output)
+    for name in {node.input[0] for node in casts} - used:
+        graph.initializer.remove(halves[name])
 
 
 def _sort(proto: onnx.ModelProto) -> None:

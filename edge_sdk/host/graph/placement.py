@@ -146,8 +146,10 @@ def _reason_for_float(node: onnx.NodeProto, wiring: Wiring) -> str:
     """Gives why a weighted node stays in float, or an empty string."""
     data, weight = node.input[0], node.input[1]
     if wiring.is_constant(data) or not wiring.is_constant(weight):
-        both = not wiring.is_constant(data)
-        return "a product of two activations, as in attention (R9)" if both else "its first input is a constant"
+        if wiring.is_constant(data):
+            return "its first input is a constant"
+        is_product = node.op_type in ("MatMul", "Gemm")
+        return "a product of two activations, as in attention (R9)" if is_product else "its weights are computed (R9)"
     if wiring.dtypes[weight] != onnx.TensorProto.FLOAT:
         kind = onnx.TensorProto.DataType.Name(wiring.dtypes[weight]).lower()
         return f"its weights are {kind}, INT8 is made from float32"
