@@ -53,6 +53,11 @@ def rows_from_output(output: NDArray[np.floating]) -> Rows:
     return Rows(columns[:, :4], columns[:, 4:5] * classes)
 
 
+def are_shares(rows: Rows) -> bool:
+    """Says whether all scores are from 0 to 1: what merely has the shape of a detector's output hardly ever is."""
+    return bool(rows.scores.min() >= 0 and rows.scores.max() <= 1)
+
+
 def matches(wanted: Rows, given: Rows, threshold: float) -> tuple[int, int, int]:
     """Gives the detections of `wanted`, those of `given`, and those in both, of the same class.
 

@@ -105,13 +105,14 @@ def _sums(
     parts_of: Callable[[Pair, str], list[tuple[Rows, Rows]]],
 ) -> list[tuple[float, float]]:
     """Gives power and noise of each part of each output."""
-    sums: dict[tuple[str, int], Rows] = {}
+    sums: dict[tuple[str, int, int], Rows] = {}
     for feeds, expected in references:
         pair = Pair(len(next(iter(feeds.values()))), expected, run(feeds), None)
         for name in pairs.float_names(outputs):
-            for part, (wanted, given) in enumerate(parts_of(pair, name)):
+            parts = parts_of(pair, name)
+            for part, (wanted, given) in enumerate(parts):
                 found = np.array([np.vdot(wanted, wanted), np.square(wanted - given).sum()])
-                sums[name, part] = sums.get((name, part), 0.0) + found
+                sums[name, len(parts), part] = sums.get((name, len(parts), part), 0.0) + found
     return [(float(power), float(noise)) for power, noise in sums.values()]
 
 

@@ -113,8 +113,9 @@ def _is_detector(output: NDArray[Any]) -> bool:
     """Says whether an output holds detections: of that layout, its scores between 0 and 1, one of them above."""
     if output.dtype.kind != "f" or not detections.is_detector(output.shape):
         return False
-    found = np.concatenate([detections.rows_from_output(image).scores.ravel() for image in output])
-    return bool(found.min() >= 0 and _THRESHOLDS["detection"] < found.max() <= 1)
+    images = [detections.rows_from_output(image) for image in output]
+    best = max(float(rows.scores.max()) for rows in images)
+    return all(map(detections.are_shares, images)) and best > _THRESHOLDS["detection"]
 
 
 def _threshold(name: str) -> float:

@@ -96,14 +96,17 @@ def parts(pair: Pair, name: str) -> list[tuple[Rows, Rows]]:
     """Gives an output of both models by what its values mean: as `flat` does, but a detector's boxes and scores apart.
 
     Of a detector's rows only the confident ones count: boxes in pixels would drown the scores, and thousands of empty
-    anchors the few that matter.
+    anchors the few that matter. An output of that shape whose scores are not from 0 to 1 is no detector's.
     """
     wanted, given = flat(pair, name)
     shape = pair.wanted[name].shape
     if not detections.is_detector(shape):
         return [(wanted, given)]
     images = zip(wanted.reshape(shape), given.reshape(shape), strict=True)
-    rows = [_confident(*map(detections.rows_from_output, image)) for image in images]
+    both = [tuple(map(detections.rows_from_output, image)) for image in images]
+    if not all(detections.are_shares(float_rows) for float_rows, _ in both):
+        return [(wanted, given)]
+    rows = [_confident(*image) for image in both]
     columns = (np.split(np.concatenate(side), [1, 2, 3, 4], axis=1) for side in zip(*rows, strict=True))
     return list(zip(*columns, strict=True))
 
