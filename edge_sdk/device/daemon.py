@@ -131,6 +131,8 @@ class Daemon:
         self._link.on_connect(self._announce)
         self._deployment.on_change(self._announce)
         self._link.subscribe(topics.receipt(*self._identity[:2]), self._forwarder.take_receipt)
+        for folder, reason in self._deployment.refused.items():
+            self._tell(Happening("bundle_refused", f"{folder}: {reason}"[:2000], {"bundle": folder.name}))
         if ended := ending.take_ending(Path(self._settings.state_folder or ".")):
             self._tell(ended)
         self._sensors.collect()  # sensors that measure over time begin here

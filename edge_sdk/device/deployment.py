@@ -29,13 +29,15 @@ class Deployment:
 
     Attributes:
         models: what is served now.
+        refused: bundles of the repository that were passed over at the start, with the reason: of those models an older
+            version is served.
     """
 
     def __init__(self, settings: DaemonSettings, *, clocks: clock.Clock) -> None:
-        """Loads every bundle that the settings name, or none.
+        """Loads every bundle that the settings name, or none; of a model in the repository, the newest that can be.
 
         Raises:
-            BundleError: a bundle was refused; the message names the file.
+            BundleError: a bundle was refused, and there is no older one; the message names the file.
             UsageError: two bundles of one name and version, no such back end, or no such repository folder.
             EngineError: a back end could not load a bundle.
         """
@@ -45,7 +47,8 @@ class Deployment:
         self._catalogue = Catalogue(map(Path, settings.bundles), repository)
         self._changing = threading.Lock()
         self._on_change: Callable[[], None] = lambda: None
-        self.models = Models(self._loaded(self._catalogue.wanted()))
+        self.refused: dict[Path, str] = {}
+        self.models = Models(self._first())
 
     def on_change(self, callback: Callable[[], None]) -> None:
         """Sets what is called after models were exchanged."""
@@ -105,6 +108,38 @@ class Deployment:
             raise errors.InputError(
                 "clients may not load or unload models here; set model_control = true in device.toml to allow it"
             )
+
+    def _first(self) -> list[Model]:
+        """Loads what is served from the start: an engine that rotted on the disk is no reason to serve nothing."""
+        with contextlib.ExitStack() as undo:
+            found = self._kept(undo, self._loaded(self._catalogue.named()))
+            for folders in self._catalogue.choices():
+                found += self._kept(undo, self._newest_that_loads(folders))
+            served: set[tuple[str, str]] = set()
+            for model in found:
+                if (model.name, model.version) in served:
+                    raise errors.UsageError(
+                        f"bundles and model_repository both hold the model {model.name!r} in version {model.version}; "
+                        "serve one of them, or rename one"
+                    )
+                served.add((model.name, model.version))
+            undo.pop_all()
+        return found
+
+    def _newest_that_loads(self, folders: list[Path]) -> list[Model]:
+        for folder in folders[:-1]:
+            try:
+                return self._loaded([folder])
+            except (errors.BundleError, errors.EngineError) as error:
+                _LOG.warning("%s is not served, an older version is: %s", folder, error)
+                self.refused[folder] = str(error)
+        return self._loaded(folders[-1:])
+
+    @staticmethod
+    def _kept(undo: contextlib.ExitStack, models: list[Model]) -> list[Model]:
+        for model in models:
+            undo.callback(model.close)
+        return models
 
     def _loaded(self, folders: Iterable[Path]) -> list[Model]:
         slots = loading.load_slots(

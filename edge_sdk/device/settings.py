@@ -64,7 +64,7 @@ class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         shared_memory: whether clients of HTTP and gRPC may register POSIX shared memory. Default false, as Triton
             has it: the daemon reads and writes what is registered with its own rights.
         model_repository: folder of bundles; of each model in it the one with the highest counter is served, beside
-            `bundles`. Default none.
+            `bundles`; at the start the next one, if that is damaged. Default none.
         model_control: whether clients may load and unload models. Default false: anyone who reaches the port could
             take a model away.
         models: a table ``[models.NAME]`` for each model that is to be queued or batched otherwise than by default.

@@ -188,6 +188,21 @@ def test_a_bundle_that_is_refused_changes_nothing(rig, repository, write_bundle,
     assert one.ask("/v2/models/a/infer", BODY)[1]["model_version"] == "1"
 
 
+def test_at_the_start_a_damaged_newest_gives_way_to_the_one_before_it(rig, repository, write_bundle, tiny_onnx):
+    write_bundle(repository / "a2.edge", tiny_onnx, name="a", version="2", counter=2)
+    (repository / "a2.edge" / "extra").write_text("x")
+    one = rig()
+    assert one.ask("/v2/models/a/infer", BODY)[1]["model_version"] == "1"
+    assert "does not list: extra" in one.deployment.refused[repository / "a2.edge"]
+
+
+def test_what_is_named_and_in_the_repository_at_once_is_refused(repository, write_bundle, tiny_onnx, tmp_path):
+    for folder in (repository, tmp_path):
+        write_bundle(folder / "c.edge", tiny_onnx, name="c", version="1", counter=1)
+    with pytest.raises(errors.UsageError, match="both hold the model 'c' in version 1"):
+        Rig(repository, bundles=(str(tmp_path / "c.edge"),))
+
+
 @pytest.mark.parametrize(
     ("action", "words"),
     [

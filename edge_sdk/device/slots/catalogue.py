@@ -37,23 +37,29 @@ class Catalogue:
         found = (_entry(folder) for folder in (*self._named, *self._inside()))
         return [entry for entry in found if entry is not None]
 
-    def wanted(self) -> list[Path]:
-        """Gives the folders to serve.
+    def named(self) -> list[Path]:
+        """Gives the folders that were named."""
+        return list(self._named)
+
+    def choices(self) -> list[list[Path]]:
+        """Gives for each model of the repository its folders, the one with the highest counter first.
 
         Raises:
             UsageError: the repository is not a folder.
         """
         if self._repository is not None and not self._repository.is_dir():
             raise errors.UsageError(f"model_repository {self._repository} is not a folder; make it first")
-        newest: dict[str, Entry] = {}
+        found: dict[str, list[Entry]] = {}
         for entry in filter(None, map(_entry, self._inside())):
-            if entry.name not in newest or entry.counter > newest[entry.name].counter:
-                newest[entry.name] = entry
-        return [*self._named, *(entry.folder for entry in newest.values())]
+            found.setdefault(entry.name, []).append(entry)
+        return [
+            [entry.folder for entry in sorted(entries, key=lambda entry: -entry.counter)] for entries in found.values()
+        ]
 
     def wanted_of(self, name: str) -> list[Path]:
         """Gives the folders to serve under one model's name."""
-        return [folder for folder in self.wanted() if (entry := _entry(folder)) is not None and entry.name == name]
+        folders = [*self._named, *(choice[0] for choice in self.choices())]
+        return [folder for folder in folders if (entry := _entry(folder)) is not None and entry.name == name]
 
     def _inside(self) -> list[Path]:
         if self._repository is None or not self._repository.is_dir():
