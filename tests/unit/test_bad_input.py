@@ -84,7 +84,7 @@ def test_a_whole_network_in_float16(work):
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.elem_type = TensorProto.FLOAT16
     made = built(work, model)
-    assert (made.precision, [entry.node for entry in made.pinned]) == ("int8", ["stem"])
+    assert (made.precision, made.int8_compute_ratio, made.pinned) == ("int8", 1.0, ())
 
 
 def test_float64_layers_that_nothing_here_computes_are_named(work):

@@ -239,6 +239,18 @@ def test_rule_nine_for_the_first_convolution(tmp_path, takes, gives, is_int8):
     assert all("R9" in entry.reason for entry in placed.pinned)
 
 
+def test_the_first_convolution_is_int8_behind_what_exporters_put_before_it(tmp_path):
+    # tf2onnx turns [N, H, W, 1] into [N, 1, H, W] by a Reshape, other images by a Transpose.
+    nodes = [
+        hg.node("Reshape", ["x", "shape"], ["flat"], "reshape"),
+        hg.node("Transpose", ["flat"], ["turned"], "turn", perm=[0, 1, 3, 2]),
+        hg.node("Conv", ["turned", "w"], ["y"], "first"),
+    ]
+    weights = [hg.constant("shape", np.array([-1, 1, 8, 8])), hg.weight("w", 16, 1, 3, 3)]
+    model, _ = prepared(tmp_path, hg.graph(nodes, weights, {"x": ["N", 8, 8, 1]}, {"y": ["N", 16, 6, 6]}))
+    assert placement.placement_from_model(model).nodes == {"first"}
+
+
 def test_a_later_convolution_with_few_input_channels_stays_in_float(tmp_path):
     nodes = [hg.node("Relu", ["x"], ["r"], "relu"), hg.node("Conv", ["r", "w"], ["y"], "later")]
     model = hg.graph(nodes, [hg.weight("w", 16, 3, 1, 1)], {"x": ["N", 3, 4, 4]}, {"y": ["N", 16, 4, 4]})

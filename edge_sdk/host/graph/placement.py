@@ -30,6 +30,9 @@ import onnx
 from edge_sdk.host.graph import model as models
 from edge_sdk.records.bundle import Pinned
 
+_RELABELLING = ("Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+"""What exporters put between an input and the first layer; the values stay those of the input."""
+
 SMALL_CHANNELS = 16
 CHANNEL_STEP = 8
 SMALL_DEPTH = 16
@@ -155,7 +158,7 @@ def _reason_for_float(node: onnx.NodeProto, wiring: Wiring) -> str:
         return f"its weights are {kind}, INT8 is made from float32"
     shape = wiring.shapes[weight]
     if node.op_type in ("Conv", "ConvTranspose"):
-        return _reason_for_small_convolution(node, shape, is_first=data in wiring.inputs)
+        return _reason_for_small_convolution(node, shape, is_first=_comes_from_input(data, wiring))
     if len(shape) != 2:
         return f"its weights have {len(shape)} axes: they are no matrix whose columns could have a scale each"
     results, depth = shape[channel_axis(node)], shape[1 - channel_axis(node)]
@@ -164,6 +167,13 @@ def _reason_for_float(node: onnx.NodeProto, wiring: Wiring) -> str:
         if depth < SMALL_DEPTH or results < 2
         else ""
     )
+
+
+def _comes_from_input(name: str, wiring: Wiring) -> bool:
+    """Says whether a tensor is an input of the model, in another shape or dtype at most."""
+    while (producer := wiring.producer.get(name)) is not None and producer.op_type in _RELABELLING:
+        name = producer.input[0]
+    return name in wiring.inputs
 
 
 def _reason_for_small_convolution(node: onnx.NodeProto, shape: tuple[int, ...], *, is_first: bool) -> str:
