@@ -3,24 +3,37 @@
 import argparse
 import logging
 import sys
+from pathlib import Path
 
 from edge_sdk import errors
 from edge_sdk.cli import show, signals
 from edge_sdk.cli.command import Command
 from edge_sdk.link import broker as brokers
+from edge_sdk.link import broker_config
 
 _CHECK_S = 1.0
+_HOST, _PORT = "127.0.0.1", 1883
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Puts the options of ``broker`` on the parser."""
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=1883, help="0 takes any free port (default 1883)")
+    parser.add_argument("--host", default=_HOST, help=f"address to listen on (default {_HOST})")
+    parser.add_argument("--port", type=int, default=_PORT, help=f"0 takes any free port (default {_PORT})")
     parser.add_argument(
         "--kind",
         choices=("auto", "mosquitto", "embedded"),
         default="auto",
         help="auto (default) takes mosquitto where it is installed, else the embedded iotcore",
+    )
+    parser.add_argument(
+        "--write-config",
+        type=Path,
+        metavar="DIR",
+        help="write a fleet's mosquitto configuration there instead: tuned, certificates required; then end",
+    )
+    parser.add_argument("--site", default="+", help="with --write-config: the only site served (default: all)")
+    parser.add_argument(
+        "--collector", action="append", metavar="NAME", help="with --write-config: a collector; repeatable"
     )
 
 
@@ -32,6 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
         LinkError: the broker did not start, or ended by itself.
     """
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    if arguments.write_config is not None:
+        return _write_config(arguments)
     with (
         brokers.open_broker(arguments.host, arguments.port, kind=arguments.kind) as broker,
         signals.Stop() as stop,
@@ -53,8 +68,27 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _write_config(arguments: argparse.Namespace) -> int:
+    """Writes the configuration; host and port are its own unless they were said."""
+    where = {} if arguments.host == _HOST else {"host": arguments.host}
+    port = {} if arguments.port == _PORT else {"port": arguments.port}
+    collectors = arguments.collector or ["collector"]
+    files = broker_config.write_config(
+        arguments.write_config, site=arguments.site, collectors=collectors, **where, **port
+    )
+    if arguments.json:
+        show.print_json({"files": [str(file) for file in files], "collectors": collectors})
+    else:
+        print("\n".join(str(file) for file in files))
+    show.say(
+        f"edge-sdk: certificates for it: edge-sdk ca issue broker --kind server --host NAME --out {files[0].parent}"
+    )
+    return 0
+
+
 COMMAND = Command(
     add_arguments,
     run,
-    "  edge-sdk broker\n  edge-sdk broker --port 0 --json     # any free port; prints where",
+    "  edge-sdk broker\n  edge-sdk broker --port 0 --json     # any free port; prints where\n"
+    "  edge-sdk broker --write-config /etc/mosquitto/fleet --collector collector-1",
 )

@@ -31,7 +31,16 @@ _OPTIONS = {
 }
 """Which setting an option overrides."""
 
-_PATHS = ("http_socket", "grpc_socket", "frames_socket", "model_repository", "state_folder")
+_PATHS = (
+    "http_socket",
+    "grpc_socket",
+    "frames_socket",
+    "model_repository",
+    "state_folder",
+    "ca_file",
+    "cert_file",
+    "key_file",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +68,13 @@ def run(arguments: argparse.Namespace) -> int:
     settings = settings_from_arguments(arguments)
     # The command line is the one place that reads the environment.
     notifier = Notifier(os.environ.get("NOTIFY_SOCKET"))  # noqa: TID251
-    link_settings = MqttSettings(url=settings.broker, client_id=f"edge.{settings.site}.{settings.device}")
+    link_settings = MqttSettings(
+        url=settings.broker,
+        client_id=f"edge.{settings.site}.{settings.device}",
+        ca_file=_path(settings.ca_file),
+        cert_file=_path(settings.cert_file),
+        key_file=_path(settings.key_file),
+    )
     connect = functools.partial(MqttLink, link_settings)
     daemon = Daemon(settings, connect, clocks=clock.SystemClock(), root=arguments.root, notifier=notifier)
     with signals.Stop() as stop:
@@ -106,6 +121,10 @@ def settings_from_arguments(arguments: argparse.Namespace) -> DaemonSettings:
     table.setdefault("device", device_from_hostname(socket.gethostname()))
     table.setdefault("state_folder", os.environ.get("STATE_DIRECTORY"))  # noqa: TID251 - as above
     return settings_file.settings_from_table(table, DaemonSettings, source=source)
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text else None
 
 
 def _say_ready(settings: DaemonSettings, state: DaemonState, *, is_json: bool) -> None:

@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "daemon": ("the on-device runtime", "edge_sdk.cli.daemon:COMMAND"),
     "collector": ("the central collector", "edge_sdk.cli.collector:COMMAND"),
     "broker": ("an MQTT broker on loopback for trying things out", "edge_sdk.cli.broker:COMMAND"),
+    "ca": ("the fleet's certificates: init, issue, renew, revoke", "edge_sdk.cli.ca:COMMAND"),
     "simulate": ("a fleet that does not exist, at a broker of your own", "edge_sdk.cli.simulate:COMMAND"),
     "watch": ("live telemetry of the fleet", "edge_sdk.cli.watch:COMMAND"),
     "top": ("one device live on a terminal", "edge_sdk.cli.top:COMMAND"),

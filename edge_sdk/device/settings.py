@@ -46,6 +46,9 @@ class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
             everywhere.
         threads: CPU threads per engine; 0, the default, leaves the choice to the back end.
         broker: URL of the MQTT broker. Default the loopback one, as ``edge-sdk broker`` opens it.
+        ca_file: certificates to trust with ``mqtts``, relative to this file; None, the default, for the system's.
+        cert_file: this device's own certificate for mutual TLS, likewise (`edge-sdk ca issue`); goes with `key_file`.
+        key_file: its private key, likewise.
         site: first part of the device's topics. Default ``default``, for a fleet with one site.
         device: name of this device in its topics, unique in its site; None, the default, takes the host name.
         interval_s: seconds between Samples. Default 1.0: what dashboards refresh at; histograms merge, so a longer
@@ -97,6 +100,9 @@ class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     backend: Annotated[str, msgspec.Meta(min_length=1)] = "onnxruntime"
     threads: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
     broker: str = "mqtt://127.0.0.1:1883"
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
     site: telemetry.DeviceId = "default"
     device: telemetry.DeviceId | None = None
     interval_s: Seconds = 1.0

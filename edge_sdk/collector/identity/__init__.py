@@ -1,0 +1,1 @@
+"""Who is who in the fleet: a small certificate authority."""
