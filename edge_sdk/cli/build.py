@@ -214,11 +214,12 @@ def result_text(built: BuildResult) -> str:
     if built.agreement != built.int8_value:
         rows["agreement"] = f"{built.agreement:.2%} of the samples get the same answer"
     lines = [f"built {built.bundle}", *(f"  {name:<16} {text}" for name, text in rows.items())]
-    if built.reason:
+    if built.reason and not (built.worth_it and built.reason in built.worth_it.reason):
         lines.append(f"  why              {built.reason}")
     if built.worth_it:
         lines.append(f"  INT8 worth it?   {built.worth_it.answer}. {built.worth_it.reason}")
-    lines += [f"  in float         {entry.node}: {entry.reason}" for entry in built.pinned]
+    if built.precision == "int8":
+        lines += [f"  in float         {entry.node}: {entry.reason}" for entry in built.pinned]
     for data, skipped in built.skipped.items():
         lines += [f"  left out         {name} ({data}): {reason}" for name, reason in skipped.items()]
     lines += [f"  note             {note}" for note in built.notes]

@@ -86,6 +86,7 @@ def _report(job: Job, data: Opened, graph: Graph, judged: Judged, background: Ba
         int8_compute_ratio=macs.int8_compute_ratio(graph.macs, int8_nodes),
         float_bytes=model_file.size_bytes(graph.model.content()),
         int8_bytes=len(int8.content) if int8 else 0,
+        half_bytes=len(judged.half.content) if judged.half else 0,
         compiler=report.CompilerWords(words.name, words.version, words.ok, words.messages),
         tensors=report.tensors_from_ranges(_ranges(int8), int8.collected.histograms()) if int8 else {},
         environment=report.environment(__version__),

@@ -40,7 +40,9 @@ def refused(report: Report) -> str:
             interval(report.verdict.int8_score),
         ),
     ]
-    return f"<h2>What was refused</h2><p>{text(report.reason)}.</p>{table(('', verdict.metric, '95 % interval'), rows)}"
+    is_told = report.worth_it is not None and report.reason in report.worth_it.reason
+    reason = "" if is_told else f"<p>{text(report.reason)}.</p>"
+    return f"<h2>What was refused</h2>{reason}{table(('', verdict.metric, '95 % interval'), rows)}"
 
 
 def warnings(report: Report) -> str:

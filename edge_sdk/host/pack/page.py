@@ -37,8 +37,8 @@ def page_bytes(report: Report) -> bytes:
 def _head(report: Report, title: str) -> str:
     verdict = report.verdict
     kind = "good" if verdict.passed else "bad"
-    precision = "INT8" if report.precision == "int8" else report.precision
-    shrink = f"{report.float_bytes / report.int8_bytes:.1f}x" if report.int8_bytes else "-"
+    packed_bytes = report.int8_bytes or report.half_bytes
+    shrink = f"{report.float_bytes / packed_bytes:.1f}x" if packed_bytes else "-"
     cards = (
         (markup.percent(verdict.float_score), f"float {verdict.metric}"),
         (markup.percent(verdict.int8_score), f"{_as_judged(report)} {verdict.metric}"),
@@ -52,7 +52,7 @@ def _head(report: Report, title: str) -> str:
     )
     word = "within budget" if verdict.passed else "over budget"
     return (
-        f"<h1>{markup.text(title)}</h1><p class='verdict {kind}'>{markup.text(precision)}: {word}</p>"
+        f"<h1>{markup.text(title)}</h1><p class='verdict {kind}'>{markup.text(_as_judged(report))}: {word}</p>"
         f'<div class="cards">{boxes}</div>'
         f"<p class='soft'>Takes {markup.specs(report.inputs)}; gives {markup.specs(report.outputs)}.</p>"
     )
@@ -86,14 +86,13 @@ def _accuracy(report: Report) -> str:
 
 
 def _compute(report: Report) -> str:
+    if report.precision != "int8":
+        return f"<h2>Arithmetic</h2><p>All of it is in {_as_judged(report)}.</p>{decision.layers(report)}"
     ratio = charts.share(report.int8_compute_ratio, "share of multiply-accumulates in INT8")
     pinned = markup.table(
         ("left in float", "why"), [(markup.text(entry.node), markup.text(entry.reason)) for entry in report.pinned]
     )
-    whole = (
-        "No weighted layer was left in float." if report.precision == "int8" else f"All layers are {report.precision}."
-    )
-    nothing = f"<p>{markup.text(whole)}</p>"
+    nothing = "<p>No weighted layer was left in float.</p>"
     return (
         f"<h2>Arithmetic</h2><p>{report.int8_nodes} weighted layers run in INT8, "
         f"{100 * report.int8_compute_ratio:.1f} % of the multiply-accumulates.</p>{ratio}"

@@ -143,6 +143,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         layers: every weighted layer in graph order.
         worth_it: whether INT8 is worth it.
         cpu: the form for ONNX Runtime on a CPU; None where the bundle is not INT8.
+        half_bytes: size of the FP16 model; 0 if there is none.
     """
 
     name: str
@@ -178,6 +179,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     layers: tuple[Layer, ...] = ()
     worth_it: WorthIt | None = None
     cpu: CpuForm | None = None
+    half_bytes: int = 0
 
 
 def report_bytes(report: Report) -> bytes:
