@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from edge_sdk import clock
-from edge_sdk.cli import settings_file, signals
+from edge_sdk.cli import places, settings_file, signals
 from edge_sdk.cli.command import Command
 from edge_sdk.device.daemon import Daemon, DaemonState
 from edge_sdk.device.notify import Notifier
@@ -76,7 +76,14 @@ def run(arguments: argparse.Namespace) -> int:
         key_file=_path(settings.key_file),
     )
     connect = functools.partial(MqttLink, link_settings)
-    daemon = Daemon(settings, connect, clocks=clock.SystemClock(), root=arguments.root, notifier=notifier)
+    daemon = Daemon(
+        settings,
+        connect,
+        clocks=clock.SystemClock(),
+        root=arguments.root,
+        notifier=notifier,
+        memory=places.variants_folder(),
+    )
     with signals.Stop() as stop:
         try:
             daemon.start()

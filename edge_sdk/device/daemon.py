@@ -80,6 +80,7 @@ class Daemon:
         sensors: Sequence[Sensor] | None = None,
         root: Path = Path("/"),
         notifier: Notifier | None = None,
+        memory: Path | None = None,
     ) -> None:
         """Verifies and loads everything; nothing is answered or sent before `start`.
 
@@ -90,6 +91,7 @@ class Daemon:
             sensors: what to read; None reads all that this SDK knows of below `root`.
             root: folder with ``proc`` and ``sys``.
             notifier: to the service manager.
+            memory: where it is kept which form of a bundle is the fastest here, if the settings have no state folder.
 
         Raises:
             BundleError: a bundle was refused; the message names the file.
@@ -109,7 +111,7 @@ class Daemon:
         self._last_s = clocks.boot_s()
         self._last_sample: telemetry.Sample | None = None
         with contextlib.ExitStack() as undo:
-            self._deployment = Deployment(settings, clocks=clocks)
+            self._deployment = Deployment(settings, clocks=clocks, memory=memory)
             self._models = self._deployment.models
             undo.callback(self._models.close)
             self._entrances = Entrances(settings, self._deployment, clocks=clocks, sample=lambda: self._last_sample)

@@ -33,8 +33,13 @@ class Deployment:
             version is served.
     """
 
-    def __init__(self, settings: DaemonSettings, *, clocks: clock.Clock) -> None:
+    def __init__(self, settings: DaemonSettings, *, clocks: clock.Clock, memory: Path | None = None) -> None:
         """Loads every bundle that the settings name, or none; of a model in the repository, the newest that can be.
+
+        Args:
+            settings: of the daemon.
+            clocks: the machine's, or a test's.
+            memory: where it is kept which form of a bundle is the fastest here, if the settings have no state folder.
 
         Raises:
             BundleError: a bundle was refused, and there is no older one; the message names the file.
@@ -43,6 +48,7 @@ class Deployment:
         """
         self._settings = settings
         self._clock = clocks
+        self._memory = memory if settings.state_folder is None else Path(settings.state_folder) / "variants"
         repository = None if settings.model_repository is None else Path(settings.model_repository)
         self._catalogue = Catalogue(map(Path, settings.bundles), repository)
         self._changing = threading.Lock()
@@ -147,7 +153,7 @@ class Deployment:
             backend=self._settings.backend,
             threads=self._settings.threads,
             instances=lambda name: self._settings.models.get(name, _DEFAULT).instances,
-            memory=None if self._settings.state_folder is None else Path(self._settings.state_folder) / "variants",
+            memory=self._memory,
         )
         with contextlib.ExitStack() as undo:
             for slot in slots:

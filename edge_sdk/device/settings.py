@@ -92,8 +92,8 @@ class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
             Default 0.0: all of it does.
         state_folder: where the daemon keeps the queue of telemetry, below ``spool/``, and which form of each bundle is
             the fastest on this CPU; its file system's fill level is published. None, the default, takes systemd's
-            state directory. Without one, telemetry without a receipt is in memory only, forms are timed at each start,
-            some tenths of a second for each bundle, and the working folder's file system counts.
+            state directory. Without one, telemetry without a receipt is in memory only, the fastest forms are kept in
+            the user's cache, and the working folder's file system counts.
     """
 
     bundles: Annotated[tuple[str, ...], msgspec.Meta(max_length=64)] = ()

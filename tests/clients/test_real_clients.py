@@ -1,5 +1,6 @@
 """Clients that nobody here wrote, unmodified, each in an environment of its own, against a daemon in a process of its own."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -48,6 +49,8 @@ def daemon(tmp_path_factory, tiny_onnx, write_bundle):
     (folder / "repo").mkdir()
     for name in ("tiny", "other"):
         write_bundle(folder / "repo" / f"{name}.edge", tiny_onnx, name=name)
+    # NVIDIA's versions are whole numbers; perf_analyzer finds no statistics of any other.
+    write_bundle(folder / "repo" / "numbered.edge", tiny_onnx, name="numbered", version="1")
     (folder / "device.toml").write_text(SETTINGS)
     shared_before = set(Path("/dev/shm").iterdir())
     with (folder / "log").open("w") as log:
@@ -114,6 +117,42 @@ class TestMlserver:
     def test_what_is_wrong_is_said(self, daemon, tmp_path, words, how):
         (answer,) = self.infer(daemon, tmp_path, count=1, **how)
         assert words in answer["error"]["msg"]
+
+
+class TestPerfAnalyzer:
+    """NVIDIA's load generator: it reads metadata, configuration and statistics before and after, and asks in between."""
+
+    def measure(self, daemon, folder, *options):
+        """Gives its report, a row by concurrency."""
+        command = ROOT / ".venv-clients" / "perf" / "run"
+        if not command.exists():
+            pytest.skip(f"{command} is not there; `tools/test clients` sets it up")
+        report = folder / "report.csv"
+        said = run(
+            [str(command), "-m", "numbered", "--shape", "x:3", "--request-count", "300", "-f", str(report), *options]
+        )
+        assert "Failed" not in said, said
+        with report.open() as lines:
+            return list(csv.DictReader(lines))
+
+    @pytest.mark.parametrize("memory", ["none", "system"])
+    @pytest.mark.parametrize("how", ["http", "grpc", "grpc over a unix socket", "grpc streaming"])
+    def test_it_measures_the_daemon(self, daemon, tmp_path, how, memory):
+        address = daemon.http if how == "http" else daemon.grpc
+        options = ["-u", f"unix:{daemon.grpc_socket}" if "unix" in how else address]
+        options += [] if how == "http" else ["-i", "grpc"]
+        options += ["--streaming"] if "streaming" in how else []
+        if memory == "system":
+            options += ["--shared-memory", "system", "--output-shared-memory-size", "64"]
+        rows = self.measure(daemon, tmp_path, *options, "--concurrency-range", "4")
+        assert [row["Concurrency"] for row in rows] == ["4"]
+        for row in rows:
+            assert float(row["Inferences/Second"]) > 0
+            assert float(row["Server Compute Infer"]) > 0
+
+    def test_it_reads_the_boards_readings(self, daemon, tmp_path):
+        options = ["-u", daemon.http, "--collect-metrics", "--metrics-url", f"{daemon.http}/metrics"]
+        assert self.measure(daemon, tmp_path, *options, "--verbose-csv", "--metrics-interval", "200")
 
 
 def test_every_field_has_the_number_that_nvidias_generated_code_has():
