@@ -10,6 +10,7 @@ from pathlib import Path
 
 import forms
 import numpy as np
+import observing
 import onnxruntime as ort
 import serving
 from rows import main, mb, ms, ratio_row
@@ -102,16 +103,19 @@ def measure():
         with Children(folder) as children:
             broker = children.start("broker", ["broker", "--port", "0", "--json"]).read_document(20)
             arguments = ["daemon", "--bundle", str(bundle), "--broker", broker["url"], "--port", "0", "--json"]
-            starts = []
+            first, again = [], []
             for attempt in range(3):
-                start = time.perf_counter()
-                daemon = children.start(f"daemon{attempt}", arguments)
-                url = daemon.read_document(20)["url"]
-                with Client(url) as client:
-                    client.infer("fashion", {"image": image})
-                starts.append(time.perf_counter() - start)
-                if attempt < 2:
-                    children.stop(daemon)
+                # With an empty cache the daemon times the bundle's forms; after that it remembers which is the fastest.
+                os.environ["XDG_CACHE_HOME"] = str(folder / f"cache{attempt}")
+                for spent in (first, again):
+                    start = time.perf_counter()
+                    daemon = children.start(f"daemon{attempt}{len(again)}", arguments)
+                    url = daemon.read_document(20)["url"]
+                    with Client(url) as client:
+                        client.infer("fashion", {"image": image})
+                    spent.append(time.perf_counter() - start)
+                    if len(again) < 3:
+                        children.stop(daemon)
             time.sleep(3)
             pid = daemon.process.pid
             idle_bytes, before_s, start = status_bytes(pid), cpu_s(pid), time.perf_counter()
@@ -122,7 +126,10 @@ def measure():
                     lambda: session.run(None, {"image": image}), lambda: client.infer("fashion", {"image": image})
                 )
         yield ratio_row("one request over HTTP, demo model, p50", value, floor, unit=ms, what=what, bar=None)
-        yield ratio_row("start to first correct reply", min(starts), bare_s, unit=ms, what="bare onnxruntime", bar=4.0)
+        figure = "start to first correct reply"
+        yield ratio_row(figure, min(again), bare_s, unit=ms, what="bare onnxruntime", bar=4.0)
+        figure = "the same, the first time with a bundle: its forms are timed"
+        yield ratio_row(figure, min(first), bare_s, unit=ms, what="bare onnxruntime", bar=4.0)
         yield ratio_row(
             "idle memory of the daemon (RSS)", idle_bytes, bare_bytes, unit=mb, what="bare session", bar=2.0
         )
@@ -136,6 +143,7 @@ def measure():
         )
     yield from forms.measure()
     yield from serving.measure()
+    yield from observing.measure()
 
 
 if __name__ == "__main__":
