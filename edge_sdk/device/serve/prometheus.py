@@ -1,12 +1,12 @@
-"""The page for Prometheus, under Triton's names, so that boards and load generators made for Triton read it.
+"""The page for Prometheus: the board under our names, and under Triton's for what was made for Triton.
 
-Source: Triton's ``docs/user_guide/metrics.md``. Text only: no client library takes part.
+Sources: Triton's ``docs/user_guide/metrics.md``; Prometheus' text format 0.0.4. No client library takes part.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from edge_sdk.device.serve.models import Model
-from edge_sdk.records import telemetry
+from edge_sdk.records import metrics, telemetry
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -53,4 +53,46 @@ def page(models: Iterable[Model], device: str, sample: telemetry.Sample | None) 
         value = getattr(sample, metric, None)
         if value is not None:
             lines += [f"# HELP {name} {meaning}", f"# TYPE {name} gauge", f'{name}{{gpu_uuid="{device}"}} {value}']
+    if sample is not None:
+        lines += _own_lines(sample, device)
     return "\n".join(lines) + "\n"
+
+
+def _own_lines(sample: telemetry.Sample, device: str) -> Iterator[str]:
+    """Every metric of the catalogue as ``edge_NAME``; what was not read is left out, and counted."""
+    for metric in metrics.METRICS:
+        found = dict(_values(getattr(sample, metric.name)))
+        if found:
+            yield f"# HELP edge_{metric.name} {metric.meaning}"
+            yield f"# TYPE edge_{metric.name} gauge"
+            yield from (f'edge_{metric.name}{{device="{device}"{labels}}} {value}' for labels, value in found.items())
+    for name, meaning, value in (
+        ("missing", "metrics of the catalogue that could not be read; the Sample says why", len(sample.missing)),
+        ("simulated", "1 when the board was made up", int(sample.simulated)),
+    ):
+        yield from (
+            f"# HELP edge_{name} {meaning}",
+            f"# TYPE edge_{name} gauge",
+            f'edge_{name}{{device="{device}"}} {value}',
+        )
+    energies = [one for one in sample.models if one.energy_per_inference_j is not None]
+    if energies:
+        yield "# HELP edge_energy_per_inference_j J per answer in the last interval"
+        yield "# TYPE edge_energy_per_inference_j gauge"
+        for one in energies:
+            labels = f'device="{device}",model="{_escaped(one.model)}"'
+            yield f"edge_energy_per_inference_j{{{labels}}} {one.energy_per_inference_j}"
+
+
+def _values(value: object) -> Iterator[tuple[str, float | int]]:
+    """Gives further labels and the value; a text becomes a label of a value 1."""
+    if isinstance(value, dict):
+        yield from ((f',part="{_escaped(str(part))}"', one) for part, one in value.items())
+    elif isinstance(value, str):
+        yield f',value="{_escaped(value)}"', 1
+    elif isinstance(value, (bool, int, float)):
+        yield "", int(value) if isinstance(value, bool) else value
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
