@@ -187,6 +187,33 @@ def test_how_the_daemon_ended_is_told_once(tmp_path, words, kind):
     assert ending.take_ending(tmp_path) is None
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "words", "kind"),
+    [
+        ("oom_kill 3", "oom_kill 4", "signal KILL", "oom_killed"),
+        ("oom_kill 3", "oom_kill 3", "signal KILL", "crashed"),  # somebody's kill -9
+        ("oom_kill 3", "oom_kill 4", "core-dump SEGV", "crashed"),  # another process ran out of memory
+        ("oom_kill 3", "oom_kill 1", "signal KILL", "crashed"),  # the machine was started anew
+        ("nr_free_pages 1", "oom_kill 9", "signal KILL", "crashed"),  # an old kernel does not count
+        ("oom_kill 3", "oom_kill 4", "success 0", None),
+    ],
+)
+def test_the_kernels_count_tells_an_oom_kill_where_systemd_does_not(tmp_path, before, now, words, kind):
+    fake = FakeBoard(tmp_path)
+    fake.write("proc/vmstat", f"nr_zone 1\n{before}\nnuma 0")
+    assert ending.take_ending(tmp_path, root=tmp_path) is None
+    fake.write("proc/vmstat", f"nr_zone 1\n{now}\nnuma 0")
+    (tmp_path / ending.FILE).write_text(f"{words}\n")
+    told = ending.take_ending(tmp_path, root=tmp_path)
+    assert (told and told.kind) == kind
+
+
+def test_without_a_state_folder_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert ending.take_ending(ending.Path()) is None
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_mode_has_its_name_or_else_its_number(fake):
     sensor = modes.ModeSensor(fake.root)
     assert values(sensor) == {"power_mode": "25W"}
