@@ -106,12 +106,14 @@ class Advance(NamedTuple):
         missing: how many records that are, in all gaps.
         unseen: how many of these the device did not drop: they were receipted, but are not in this database. It is
             a new one, or an old copy was put back.
+        has_more: records are stored above the mark, behind a gap that is waited for.
     """
 
     mark: Mark
     gaps: tuple[Gap, ...] = ()
     missing: int = 0
     unseen: int = 0
+    has_more: bool = False
 
 
 GAPS_TOLD = 64
@@ -156,15 +158,16 @@ def advance(mark: Mark | None, *, oldest_seq: int, dropped: int, late: int, abov
         above: the stored sequence numbers above `mark`, ascending, those of the batch included.
 
     >>> advance(None, oldest_seq=0, dropped=0, late=0, above=[0, 1, 3])
-    Advance(mark=Mark(upto=1, lost=0), gaps=(), missing=0, unseen=0)
+    Advance(mark=Mark(upto=1, lost=0), gaps=(), missing=0, unseen=0, has_more=True)
     >>> advance(Mark(1), oldest_seq=3, dropped=1, late=0, above=[3])
-    Advance(mark=Mark(upto=3, lost=1), gaps=(Gap(first=2, last=2),), missing=1, unseen=0)
+    Advance(mark=Mark(upto=3, lost=1), gaps=(Gap(first=2, last=2),), missing=1, unseen=0, has_more=False)
     """
     before = mark or Mark()
     upto = max(before.upto, oldest_seq - 1)
     missing = upto - before.upto
     gaps: list[Gap] = []
     awaited = before.upto + 1
+    has_more = False
     for seq in above:
         if seq < oldest_seq:
             missing -= 1
@@ -174,13 +177,14 @@ def advance(mark: Mark | None, *, oldest_seq: int, dropped: int, late: int, abov
         elif seq == upto + 1:
             upto = seq
         else:
+            has_more = True
             break
     if awaited < oldest_seq and len(gaps) < GAPS_TOLD:
         gaps.append(Gap(awaited, oldest_seq - 1))
     lost = missing if mark else min(missing, dropped)
     unseen = max(0, missing - max(0, dropped - before.lost))
     after = Mark(upto, min(_SEQ_MAX, max(0, before.lost - late) + lost))
-    return Advance(after, tuple(gaps), missing, unseen)
+    return Advance(after, tuple(gaps), missing, unseen, has_more)
 
 
 @functools.lru_cache(maxsize=65536)

@@ -1,7 +1,8 @@
 """One batch: messages sorted into rows, committed together, and what that changed. Knows ingest and the store."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
 from edge_sdk import __version__
@@ -15,6 +16,8 @@ from edge_sdk.wire import codec
 SAID_BY = f"collector {__version__}"
 """Stands in the details of events that the collector makes itself."""
 
+_SETTLED_MAX = 100_000
+
 
 class Boot(NamedTuple):
     """Whose records are counted on."""
@@ -23,13 +26,50 @@ class Boot(NamedTuple):
     boot: str
 
 
-class Said(NamedTuple):
-    """What a device says of its spool in the Samples of a batch: the highest of each; its site and when that came."""
+class Said:
+    """What a device says of its spool in the Samples of a batch: the highest of each; its site, and which they were."""
 
-    site: str
-    oldest_seq: int
-    dropped: int
-    received_t: float
+    __slots__ = ("dropped", "oldest_seq", "received_t", "seqs", "site")
+
+    def __init__(self, site: str, received_t: float) -> None:
+        self.site = site
+        self.received_t = received_t
+        self.oldest_seq = self.dropped = 0
+        self.seqs: list[int] = []
+
+    def hear(self, sample: telemetry.Sample) -> None:
+        """Takes in one Sample."""
+        self.seqs.append(sample.seq)
+        self.oldest_seq = max(self.oldest_seq, sample.oldest_seq)
+        self.dropped = max(self.dropped, sample.dropped)
+
+
+class Settled:
+    """Boots of which nothing is stored above their mark, as this collector left them: most of a healthy fleet.
+
+    Their next records need no look into the store. Another collector on the same store may make that wrong; then a
+    mark is behind for a moment, and the next record that does not follow it directly has the store looked into.
+    """
+
+    def __init__(self) -> None:
+        self._upto: dict[Boot, int] = {}
+
+    def above(self, boot: Boot, mark: ingest.Mark | None, seqs: list[int]) -> list[int] | None:
+        """Gives the stored sequence numbers above the mark, those of the batch included; None if not known."""
+        if mark is None or self._upto.get(boot) != mark.upto:
+            return None
+        fresh = sorted({seq for seq in seqs if seq > mark.upto})
+        return fresh if not fresh or fresh[-1] == mark.upto + len(fresh) else None
+
+    def note(self, reached: Mapping[Boot, ingest.Mark], crowded: AbstractSet[Boot]) -> None:
+        """Keeps in mind how far these have got; of those that are `crowded` something is stored above that."""
+        if len(self._upto) >= _SETTLED_MAX:
+            self._upto.clear()
+        for boot, mark in reached.items():
+            if boot in crowded:
+                self._upto.pop(boot, None)
+            else:
+                self._upto[boot] = mark.upto
 
 
 class Owed(NamedTuple):
@@ -97,7 +137,11 @@ def sort(waiting: Sequence[Waiting], clocks: DeviceClocks) -> Batch:
             (site, device, leaf), record, text, _ = arrival
             if isinstance(record, telemetry.Sample):
                 samples.append(SampleRow(device, site, record.boot, record.seq, record.t, received_t, text))
-                _hear(said, site, record, received_t)
+                boot = (device, record.boot)
+                heard = said.get(boot)  # type: ignore[call-overload]  # a Boot equals its pair
+                if heard is None:
+                    heard = said[Boot(*boot)] = Said(site, received_t)
+                heard.hear(record)
                 newer += record.v > telemetry.WIRE_VERSION
                 if told := clocks.note(record, received_t):
                     news.append(_row(site, _clock_event(record, told, received_t), received_t))
@@ -109,8 +153,10 @@ def sort(waiting: Sequence[Waiting], clocks: DeviceClocks) -> Batch:
     return Batch(samples, states, events, refused, news, said, newer)
 
 
-def commit(store: Store, batch: Batch) -> Outcome:
+def commit(store: Store, batch: Batch, settled: Settled) -> Outcome:
     """Stores a batch in one transaction, and how far each boot's records have arrived by it.
+
+    `settled` is what earlier commits on this store left behind.
 
     Raises:
         StoreError: nothing was stored.
@@ -118,39 +164,44 @@ def commit(store: Store, batch: Batch) -> Outcome:
     lost = unseen = 0
     receipts: dict[Boot, Owed] = {}
     gaps: list[telemetry.Event] = []
-    reached: dict[tuple[str, str], tuple[int, int]] = {}
+    reached: dict[Boot, ingest.Mark] = {}
+    crowded: set[Boot] = set()
     rows = list(batch.news)
     with store.transaction():
         known = store.marks(batch.said)
         marks = {boot: _mark(known[boot]) for boot in batch.said}
         is_new = store.add_samples(batch.samples)
         late = _late(batch.samples, is_new, marks)
-        above = store.seqs_above({boot: mark.upto if mark else -1 for boot, mark in marks.items()})
+        easy = {boot: settled.above(boot, marks[boot], said.seqs) for boot, said in batch.said.items()}
+        hard: dict[tuple[str, str], int] = {
+            boot: mark.upto if mark else -1 for boot, mark in marks.items() if easy[boot] is None
+        }
+        above: dict[tuple[str, str], Iterator[int]] = store.seqs_above(hard) if hard else {}
         for boot, said in batch.said.items():
             before = marks[boot]
+            known_above = easy[boot]
             step = ingest.advance(
-                before, oldest_seq=said.oldest_seq, dropped=said.dropped, late=late[boot], above=above[boot]
+                before,
+                oldest_seq=said.oldest_seq,
+                dropped=said.dropped,
+                late=late[boot],
+                above=above[boot] if known_above is None else known_above,
             )
             reached[boot] = step.mark
             lost += step.mark.lost - (before.lost if before else 0)
             unseen += step.unseen
             receipts[boot] = Owed(said.site, step.mark.upto)
+            if step.has_more:
+                crowded.add(boot)
             if step.missing:
                 gaps.append(_gap_event(boot, step, said.received_t))
                 rows.append(_row(said.site, gaps[-1], said.received_t))
-        store.set_marks(reached)
+        store.set_marks({(device, boot): mark for (device, boot), mark in reached.items()})
         store.put_states(batch.states)
         store.add_events([*batch.events, *rows])
         store.add_refused(batch.refused)
+    settled.note(reached, crowded)
     return Outcome(sum(is_new), lost, unseen, receipts, gaps)
-
-
-def _hear(said: dict[Boot, Said], site: str, sample: telemetry.Sample, received_t: float) -> None:
-    boot = Boot(sample.device, sample.boot)
-    before = said.get(boot)
-    if before is None or sample.oldest_seq > before.oldest_seq or sample.dropped > before.dropped:
-        oldest_seq, dropped = (before.oldest_seq, before.dropped) if before else (0, 0)
-        said[boot] = Said(site, max(oldest_seq, sample.oldest_seq), max(dropped, sample.dropped), received_t)
 
 
 def _mark(row: tuple[int, int] | None) -> ingest.Mark | None:

@@ -15,7 +15,7 @@ from edge_sdk import clock, errors
 from edge_sdk.collector import intake
 from edge_sdk.collector.backlog import Backlog, Waiting
 from edge_sdk.collector.clocks import DeviceClocks
-from edge_sdk.collector.intake import Batch, Boot, Outcome, Owed
+from edge_sdk.collector.intake import Batch, Boot, Outcome, Owed, Settled
 from edge_sdk.collector.settings import CollectorSettings
 from edge_sdk.collector.store import opening
 from edge_sdk.collector.store.housekeeping import Housekeeper
@@ -92,6 +92,7 @@ class Collector:
         self._owed: dict[Boot, Owed] = {}
         self._devices: set[str] = set()
         self._device_clocks = DeviceClocks()
+        self._settled = Settled()
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._last_error = ""
@@ -179,7 +180,7 @@ class Collector:
         """Commits one batch, however often it takes; gives it up only when the collector closes."""
         while True:
             try:
-                outcome = intake.commit(self._store, batch)
+                outcome = intake.commit(self._store, batch, self._settled)
             except errors.StoreError as error:
                 self._note_failure(error)
                 if self._is_closing.wait(self._settings.retry_s):

@@ -29,7 +29,7 @@ class CollectorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
             shared subscription); empty, the default, for a collector alone. The process number goes behind
             `client_id`.
         site: collect only this site; None, the default, collects all of the broker's.
-        batch_records: most messages in one transaction. Default 500: at that size the disk's sync costs less than
+        batch_records: most messages in one transaction. Default 2000: at that size the disk's sync costs less than
             the rows.
         batch_wait_s: seconds to gather a batch once its first message is there. Default 0.05: a receipt is back
             well within a Sample's interval, and a hundred devices share each sync.
@@ -54,7 +54,7 @@ class CollectorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     web: Annotated[str, msgspec.Meta(max_length=300)] = "127.0.0.1:8780"
     share: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]{0,63}$(?!\n)")] = ""
     site: telemetry.DeviceId | None = None
-    batch_records: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 500
+    batch_records: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 2000
     batch_wait_s: Annotated[float, msgspec.Meta(ge=0, le=10)] = 0.05
     queue_bytes: Annotated[int, msgspec.Meta(ge=65536, le=2**34)] = 32 * 2**20
     retry_s: Annotated[float, msgspec.Meta(gt=0, le=60)] = 0.5

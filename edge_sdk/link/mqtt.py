@@ -109,6 +109,7 @@ class _PahoConnection:
         self._poll = select.poll()  # not select(): that fails for file descriptors above 1023
         self._reader = PacketReader(_RECEIVED_MAX_BYTES)
         self._held: Part | None = None
+        self._is_polled_for_write = False
         self._unanswered: dict[int, str] = {}
         self._client = self._new_client(will, tls)
 
@@ -143,7 +144,9 @@ class _PahoConnection:
             part, self._held = self._held, None
             self._take(self._client, part)
             timeout_s = 0.0
-        self._poll.modify(connected, select.POLLIN | (select.POLLOUT if self._client.want_write() else 0))
+        if self._client.want_write() != self._is_polled_for_write:
+            self._is_polled_for_write = not self._is_polled_for_write
+            self._poll.modify(connected, select.POLLIN | (select.POLLOUT if self._is_polled_for_write else 0))
         events = dict(self._poll.poll(timeout_s * 1000))
         if self._wake_fd in events:
             os.eventfd_read(self._wake_fd)

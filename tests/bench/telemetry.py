@@ -2,10 +2,14 @@
 
 import sys
 
+import telemetry_link
 import telemetry_spool
 from rows import main
 
-PARTS = (telemetry_spool.measure,)
+PARTS = (
+    telemetry_link.measure,
+    telemetry_spool.measure,
+)
 
 
 def measure():

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import queue
+import random
 import sqlite3
 import threading
 import time
@@ -11,10 +12,12 @@ import pytest
 
 from edge_sdk import errors
 from edge_sdk.clock import SystemClock
+from edge_sdk.collector import intake
 from edge_sdk.collector.backlog import MESSAGE_BYTES, Backlog, Waiting
 from edge_sdk.collector.clocks import DeviceClocks
 from edge_sdk.collector.service import Collector
 from edge_sdk.collector.settings import CollectorSettings
+from edge_sdk.collector.store import opening
 from edge_sdk.link.memory import MemoryBroker, MemoryLink
 from edge_sdk.link.protocol import Message
 from edge_sdk.records import telemetry
@@ -496,3 +499,29 @@ def test_a_compact_sample_is_stored_as_json(plant):
     plant.send(compact.to_bytes(codec.from_bytes(sample(0), telemetry.Sample)))
     plant.wait_for_upto(0)
     assert plant.query("SELECT payload FROM samples") == [(sample(0).decode(),)]
+
+
+def test_what_a_collector_has_in_mind_of_a_boot_never_changes_what_it_stores_and_receipts(tmp_path):
+    for seed in range(8):
+        rng = random.Random(seed)
+        stores = [opening.open_store(str(tmp_path / f"{seed}-{which}.db"), refused_kept=0) for which in "ab"]
+        minds = [intake.Settled(), None]
+        pending = list(range(60))
+        oldest = 0
+        while pending:
+            batch = rng.sample(pending[:12], rng.randint(1, min(6, len(pending))))
+            again = [rng.randrange(60 - len(pending) + 1)] if rng.random() < 0.3 else []
+            pending = [seq for seq in pending if seq not in batch]
+            if rng.random() < 0.1 and pending:
+                oldest, pending = pending[0] + 1, pending[1:]
+            messages = [
+                Message("edge/v1/plant/cam-7/up/telemetry", sample(seq, oldest_seq=min(seq, oldest)), False)
+                for seq in [*batch, *again]
+            ]
+            outcomes = []
+            for store, mind in zip(stores, minds, strict=True):
+                sorted_batch = intake.sort([Waiting(messages, 1.75e9)], DeviceClocks())
+                outcomes.append(intake.commit(store, sorted_batch, mind or intake.Settled()))
+            assert outcomes[0] == outcomes[1], (seed, batch)
+        for store in stores:
+            store.close()
