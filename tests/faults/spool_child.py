@@ -59,8 +59,8 @@ def work(spool, mode):
         try:
             for _ in range(count):
                 service = Service.DURABLE if count == 1 else Service.BEST_EFFORT
-                spool.put(seq, payload_of(spool.boot, seq), service)
                 seq += 1
+                spool.put(seq - 1, payload_of(spool.boot, seq - 1), service)
             if count > 1 and mode != "memory":
                 spool.flush()
             say(f"a {seq - 1}")

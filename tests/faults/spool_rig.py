@@ -1,5 +1,6 @@
 """Starts the child, ends it in some way, and asks its file what is still there."""
 
+import os
 import subprocess
 import sys
 import time
@@ -32,19 +33,41 @@ class Child:
             [*prefix, sys.executable, str(ROOT / "tests/faults/spool_child.py"), str(file), mode, *without],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            bufsize=0,
             cwd=ROOT,
         )
         self.first = self.popen.stdout.readline()
         assert self.first.startswith(b"b "), "the child did not start"
         self.started_s = time.monotonic()
+        self.before = None
 
     @property
     def boot(self):
         return self.first.decode().split()[1]
 
+    def listen(self):
+        """Takes what was said so far; what is said later was not acknowledged in time."""
+        descriptor = self.popen.stdout.fileno()
+        os.set_blocking(descriptor, False)
+        heard = b""
+        while piece := self._read(descriptor):
+            heard += piece
+        os.set_blocking(descriptor, True)
+        self.before = (
+            heard.decode().splitlines() if heard.endswith(b"\n") or not heard else heard.decode().splitlines()[:-1]
+        )
+
+    @staticmethod
+    def _read(descriptor):
+        try:
+            return os.read(descriptor, 65536)
+        except BlockingIOError:
+            return b""
+
     def kill(self):
         self.popen.kill()
-        self.rest = self.popen.stdout.read().decode().splitlines()
+        rest = self.popen.stdout.read().decode().splitlines()
+        self.rest = rest if self.before is None else [*self.before, *(line for line in rest if line[:1] != "a")]
         self.popen.wait()
         self.popen.stdout.close()
         self.span_s = time.monotonic() - self.started_s

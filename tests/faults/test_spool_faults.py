@@ -6,6 +6,7 @@ import random
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import spool_child
@@ -62,6 +63,7 @@ def kill_in_memory(folder, rng):
 def cut(disk, mode, seconds, *without):
     child = Child(disk.root / "spool" / "queue.db", mode, *without)
     time.sleep(seconds)
+    child.listen()
     disk.cut()
     child.kill()
     disk.restore()
@@ -136,12 +138,14 @@ def test_a_sync_that_fails_is_never_acknowledged(fault, tmp_path):
 
     with Disk(tmp_path / "a") as disk:
         child, is_alive = failing(disk.root)
+        child.listen()
         disk.cut()
         end(child)
         disk.restore()
         outcome = child.judge()
     with Disk(tmp_path / "b") as disk:
         careless, _ = failing(disk.root, "error")
+        careless.listen()
         disk.cut()
         end(careless)
         disk.restore()
@@ -173,7 +177,7 @@ def end(child):
 
 def children_of(pid):
     with contextlib.suppress(OSError):
-        return [int(word) for word in open(f"/proc/{pid}/task/{pid}/children").read().split()]
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     return []
 
 
