@@ -1,0 +1,237 @@
+"""The collector beside the usual paho consumer in the same run, and what its store answers."""
+
+import argparse
+import contextlib
+import math
+import os
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import collector_load as load
+import msgspec
+import numpy as np
+from rows import Row, main, ms, ratio_row
+
+from edge_sdk.clock import SystemClock
+from edge_sdk.collector.answering import Answering
+from edge_sdk.collector.settings import CollectorSettings
+from edge_sdk.collector.store import opening
+from edge_sdk.collector.store.query import Queries
+from edge_sdk.collector.store.rows import SampleRow
+from edge_sdk.link import broker as brokers
+from edge_sdk.wire import codec
+
+HERE = Path(__file__).parent
+TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+
+
+def add_options(parser: argparse.ArgumentParser):
+    parser.add_argument("--messages", type=int, default=100_000, help="of each flood (default 100,000)")
+    parser.add_argument("--paced-seconds", type=float, default=20.0, help="of the paced load (default 20)")
+    parser.add_argument("--rate", type=float, default=20_000.0, help="of the paced load (default 20,000/s)")
+    parser.add_argument("--only", choices=("flood", "paced", "store"), help="this part alone")
+
+
+def cpu_s(pid):
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) * TICK_S
+
+
+@contextlib.contextmanager
+def collector(url, file):
+    command = [sys.executable, "-m", "edge_sdk", "collector", "--broker", url, "--database", str(file), "--web", ""]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _wait(lambda: file.exists() and _connections(url) >= 1, "the collector")
+        time.sleep(0.5)
+        yield process, lambda: _asked(file, "SELECT COALESCE(SUM(upto + 1), 0) FROM sources")
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@contextlib.contextmanager
+def bare(url, file):
+    command = [sys.executable, str(HERE / "peers/bare_paho.py"), url, str(file)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout.readline() == b"ready\n"
+        yield process, lambda: _asked(file, "SELECT COALESCE(MAX(rowid), 0) FROM samples")
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def run(consumer, packets, *, rate_hz=None):
+    """Gives (messages per second until all is committed, CPU seconds per 100k, seconds behind the last publish)."""
+    total = sum(map(len, packets))
+    with tempfile.TemporaryDirectory() as folder, brokers.open_broker(port=0, kind="mosquitto") as broker:
+        with consumer(broker.url, Path(folder) / "t.db") as (process, stored):
+            before, start = cpu_s(process.pid), time.perf_counter()
+            load.publish(broker.url, packets, rate_hz=rate_hz)
+            published = time.perf_counter()
+            _wait(lambda: stored() >= total, f"{total} messages in {consumer.__name__}", 240)
+            end = time.perf_counter()
+            return total / (end - start), (cpu_s(process.pid) - before) / total * 1e5, end - published
+
+
+def flood(options):
+    packets, size = load.all_packets(options.messages // load.PUBLISHERS)
+    for _ in range(1):
+        bare_hz, bare_cpu, _ = run(bare, packets)
+        own_hz, own_cpu, _ = run(collector, packets)
+    yield Row(
+        f"stored messages of {size} bytes, QoS 1, receipt after commit, one process",
+        f"{own_hz:,.0f}/s",
+        f"{bare_hz:,.0f}/s bare paho; the bar is 30,000/s",
+        round(30_000 / own_hz, 2),
+        1.0,
+    )
+    yield ratio_row(
+        "CPU per 100,000 stored", own_cpu, bare_cpu, unit=lambda s: f"{s:.2f} s", what="bare paho", bar=round(1 / 3, 3)
+    )
+
+
+def paced(options):
+    packets, _ = load.all_packets(int(options.rate * options.paced_seconds / load.PUBLISHERS))
+    bare_hz, _, bare_behind = run(bare, packets, rate_hz=options.rate)
+    own_hz, _, behind = run(collector, packets, rate_hz=options.rate)
+    yield Row(
+        f"{options.rate:,.0f}/s for {options.paced_seconds:g} s: until all is committed after the last publish",
+        f"{behind * 1e3:.0f} ms ({own_hz:,.0f}/s reached)",
+        f"{bare_behind * 1e3:.0f} ms bare paho ({bare_hz:,.0f}/s reached); the bar is 100 ms",
+        round(behind / 0.1, 2),
+        1.0,
+    )
+
+
+def store(_):
+    with tempfile.TemporaryDirectory() as folder:
+        yield from _quantiles(Path(folder) / "q.db")
+        yield from _thousand(Path(folder) / "k.db")
+
+
+def _quantiles(file):
+    """100 devices for an hour; the last ten seconds are not rolled up, as at most while a collector keeps up."""
+    rng = np.random.default_rng(1)
+    variants, devices, seconds = 12, 100, 3600
+    texts, truth = [], []
+    for device in range(devices):
+        values = rng.lognormal(math.log(2 + device / 2), 0.3, (variants, 60))
+        values *= np.where(rng.random(values.shape) < 0.01, 8, 1)
+        truth.append(values)
+        texts.append([codec.to_bytes(load.base_sample(rng, values=one)).decode() for one in values])
+    opened = opening.open_store(str(file))
+    put_s = roll_s = 0.0
+    for first in range(0, seconds, 60):
+        rows = [
+            SampleRow(f"dev-{device}", "plant", load.BOOT, seq, load.START_T + seq, load.START_T + seq,
+                      texts[device][seq % variants].replace('"t":1750000020.0', f'"t":{load.START_T + seq}'))
+            for seq in range(first, first + 60)
+            for device in range(devices)
+        ]  # fmt: skip
+        start = time.process_time()
+        with opened.transaction():
+            opened.add_samples(rows)
+        put_s += time.process_time() - start
+        start = time.process_time()
+        left = 6000 if first + 60 < seconds else 5000
+        while left > 0:
+            left -= opened.roll_up(limit=min(left, 5000))
+        roll_s += time.process_time() - start
+    opened.close()
+    yield Row(
+        "disk per Sample, raw and rolled up", f"{file.stat().st_size / devices / seconds:.0f} bytes", "-", None, None
+    )
+    yield ratio_row(
+        "CPU of rolling up a Sample", roll_s / devices / seconds, put_s / devices / seconds,
+        unit=lambda s: f"{s * 1e6:.1f} us", what="storing it", bar=None,
+    )  # fmt: skip
+    ask = Queries(opening.open_reader(str(file)), SystemClock(), minute_days=1e5)
+    window = load.START_T, load.START_T + seconds
+    (fleet,) = ask.quantiles([0.99, 0.999], *window)
+    ordered = np.sort(np.repeat(np.concatenate([one.ravel() for one in truth]), seconds // variants))
+    assert fleet.answers == len(ordered)
+    for share in (0.99, 0.999):
+        exact = ordered[math.ceil(share * len(ordered)) - 1]
+        error = abs(fleet.latency_ms[f"{share:g}"] / exact - 1) * 100
+        yield Row(
+            f"fleet p{share * 100:g} against the truth",
+            f"{error:.2f} %",
+            "the bar is 0.6 %",
+            round(error / 0.6, 2),
+            1.0,
+        )
+    yield _bounded("p99 of each of 100 devices over 1 h", lambda: ask.quantiles([0.99], *window, by=["device"]), 0.05)
+    yield _bounded("one metric of one device over 1 h", lambda: ask.series("power_w", *window), None)
+
+
+def _thousand(file):
+    rng = np.random.default_rng(2)
+    opened = opening.open_store(str(file))
+    now = time.time()
+    for seq in range(10):
+        rows = []
+        for device in range(1000):
+            sample = msgspec.structs.replace(
+                load.base_sample(rng) if seq == device == 0 else sample, device=f"dev-{device}", seq=seq, t=now
+            )  # noqa: F821
+            rows.append(SampleRow(sample.device, "plant", load.BOOT, seq, now, now, codec.to_bytes(sample).decode()))
+        with opened.transaction():
+            opened.add_samples(rows)
+    opened.close()
+    answering = Answering(CollectorSettings(database=str(file), web="127.0.0.1:0"), dict, SystemClock())
+    try:
+        yield _bounded("latest of 1,000 devices", answering._queries.latest, 0.03)
+        lines = answering.metrics_page().count("\n")
+        yield _bounded(f"/metrics of 1,000 devices ({lines:,} lines)", answering.metrics_page, 0.05)
+    finally:
+        answering.close()
+
+
+def _bounded(figure, act, bar_s):
+    """Gives the median of eleven; the floor is a bare read of the same store's file size worth of rows: none."""
+    act()
+    times = []
+    for _ in range(11):
+        start = time.perf_counter()
+        act()
+        times.append(time.perf_counter() - start)
+    value = sorted(times)[len(times) // 2]
+    if bar_s is None:
+        return Row(figure, ms(value), "-", None, None)
+    return Row(figure, ms(value), f"the bar is {bar_s * 1e3:.0f} ms", round(value / bar_s, 2), 1.0)
+
+
+def measure(options):
+    for part in (flood, paced, store):
+        if options.only in (None, part.__name__):
+            yield from part(options)
+
+
+def _asked(file, text):
+    with contextlib.closing(sqlite3.connect(file, timeout=5)) as db:
+        return db.execute(text).fetchone()[0]
+
+
+def _connections(url):
+    port = int(url.rpartition(":")[2])
+    rows = [line.split() for line in open("/proc/net/tcp").readlines()[1:]]
+    return sum(row[1].endswith(f":{port:04X}") and row[3] == "01" for row in rows)
+
+
+def _wait(condition, what, timeout_s=30.0):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            sys.exit(f"waited {timeout_s:g} s for {what}")
+        time.sleep(0.01)
+
+
+if __name__ == "__main__":
+    sys.exit(main("collector", measure, add_options))
