@@ -3,7 +3,9 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
+
+import msgspec
 
 from edge_sdk import __version__
 from edge_sdk.collector import ingest
@@ -17,6 +19,7 @@ SAID_BY = f"collector {__version__}"
 """Stands in the details of events that the collector makes itself."""
 
 _SETTLED_MAX = 100_000
+_SEQ_END = 2**63 - 1
 
 
 class Boot(NamedTuple):
@@ -27,21 +30,27 @@ class Boot(NamedTuple):
 
 
 class Said:
-    """What a device says of its spool in the Samples of a batch: the highest of each; its site, and which they were."""
+    """What a device says of a boot's spool in a batch: the highest of each; its site, its Samples and its events."""
 
-    __slots__ = ("dropped", "oldest_seq", "received_t", "seqs", "site")
+    __slots__ = ("dropped", "events", "oldest_seq", "received_t", "seqs", "site")
 
     def __init__(self, site: str, received_t: float) -> None:
         self.site = site
         self.received_t = received_t
         self.oldest_seq = self.dropped = 0
         self.seqs: list[int] = []
+        self.events: list[int] = []
 
     def hear(self, sample: telemetry.Sample) -> None:
         """Takes in one Sample."""
         self.seqs.append(sample.seq)
         self.oldest_seq = max(self.oldest_seq, sample.oldest_seq)
         self.dropped = max(self.dropped, sample.dropped)
+
+    def hear_end(self, newest_seq: int, dropped: int) -> None:
+        """Takes in that nothing comes after `newest_seq`, and nothing before it that is not here."""
+        self.oldest_seq = max(self.oldest_seq, newest_seq + 1)
+        self.dropped = max(self.dropped, dropped)
 
 
 class Settled:
@@ -77,6 +86,7 @@ class Owed(NamedTuple):
 
     site: str
     upto: int
+    events: tuple[int, ...] = ()
 
 
 class Batch(NamedTuple):
@@ -147,10 +157,26 @@ def sort(waiting: Sequence[Waiting], clocks: DeviceClocks) -> Batch:
                     news.append(_row(site, _clock_event(record, told, received_t), received_t))
             elif isinstance(record, telemetry.Event):
                 events.append(EventRow(site, device, record.boot, record.t, received_t, text))
+                _hear_event(said, site, record, received_t)
             else:
                 kind = leaf.rpartition("/")[2]
                 states.append(StateRow(site, device, kind, record.boot, record.t, received_t, text))
     return Batch(samples, states, events, refused, news, said, newer)
+
+
+def _hear_event(said: dict[Boot, Said], site: str, event: telemetry.Event, received_t: float) -> None:
+    """Notes the number of an event, which gets a receipt, and that an earlier boot has ended, if it says so."""
+    if not isinstance(event.seq, msgspec.UnsetType):
+        said.setdefault(Boot(event.device, event.boot), Said(site, received_t)).events.append(event.seq)
+    if event.kind != telemetry.BOOT_CLOSED:
+        return
+    of_boot, newest_seq, dropped = (event.details.get(name) for name in ("of_boot", "newest_seq", "dropped"))
+    if isinstance(of_boot, str) and _is_count(newest_seq) and _is_count(dropped) and codec.is_boot(of_boot):
+        said.setdefault(Boot(event.device, of_boot), Said(site, received_t)).hear_end(newest_seq, dropped)
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and -1 <= value < _SEQ_END
 
 
 def commit(store: Store, batch: Batch, settled: Settled) -> Outcome:
@@ -187,10 +213,11 @@ def commit(store: Store, batch: Batch, settled: Settled) -> Outcome:
                 late=late[boot],
                 above=above[boot] if known_above is None else known_above,
             )
-            reached[boot] = step.mark
+            if said.seqs or step.mark != (before or ingest.Mark()):
+                reached[boot] = step.mark
             lost += step.mark.lost - (before.lost if before else 0)
             unseen += step.unseen
-            receipts[boot] = Owed(said.site, step.mark.upto)
+            receipts[boot] = Owed(said.site, step.mark.upto, tuple(said.events))
             if step.has_more:
                 crowded.add(boot)
             if step.missing:

@@ -205,7 +205,10 @@ class Collector:
         with self._lock:
             self._counts["clocks_off"] = self._device_clocks.skewed()
             self._devices.update(boot.device for boot in outcome.receipts)
-        self._owed.update(outcome.receipts)
+        for boot, owed in outcome.receipts.items():
+            waiting = self._owed.pop(boot, owed)
+            events = dict.fromkeys([*waiting.events, *owed.events])
+            self._owed[boot] = owed._replace(events=tuple(events)[-telemetry.EVENTS_PER_RECEIPT :])
         while len(self._owed) > _OWED_MAX:
             del self._owed[next(iter(self._owed))]
 
@@ -220,7 +223,7 @@ class Collector:
         """Publishes what is owed; what the link does not take now stays owed."""
         while self._owed:
             boot, owed = next(iter(self._owed.items()))
-            receipt = telemetry.Receipt(boot=boot.boot, upto=owed.upto)
+            receipt = telemetry.Receipt(boot=boot.boot, upto=owed.upto, events=owed.events or msgspec.UNSET)
             try:
                 self._link.publish(topics.receipt(owed.site, boot.device), codec.to_bytes(receipt))
             except errors.LinkError:

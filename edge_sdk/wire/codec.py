@@ -59,7 +59,7 @@ def from_bytes(payload: bytes, kind: type[_Record]) -> _Record:
         raise errors.PayloadError(f"not a {kind.__name__}: {error}") from error
     if not is_compact and b"\\" in payload and b"\\u0000" in payload:
         raise errors.PayloadError(f"not a {kind.__name__}: a NUL character in a string")
-    if isinstance(record, telemetry.Sample) and not (_is_device(record.device) and _is_boot(record.boot)):
+    if isinstance(record, telemetry.Sample) and not (_is_device(record.device) and is_boot(record.boot)):
         raise errors.PayloadError(
             f"not a Sample: device {record.device!r} must match {_DEVICE.pattern}, boot {record.boot!r} {_BOOT.pattern}"
         )
@@ -77,5 +77,6 @@ def _is_device(text: str) -> bool:
 
 
 @functools.lru_cache(maxsize=65536)
-def _is_boot(text: str) -> bool:
+def is_boot(text: str) -> bool:
+    """Tells whether `text` can be the name of a boot; remembered, as is the device's, for the next Sample."""
     return _BOOT.fullmatch(text) is not None

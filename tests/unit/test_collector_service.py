@@ -525,3 +525,62 @@ def test_what_a_collector_has_in_mind_of_a_boot_never_changes_what_it_stores_and
             assert outcomes[0] == outcomes[1], (seed, batch)
         for store in stores:
             store.close()
+
+
+def event(number, kind="throttled", **details):
+    return codec.to_bytes(
+        telemetry.Event(
+            v=2, device="cam-7", boot=BOOT, t=2.0, kind=kind, message=f"{number}", details=details, seq=number
+        )
+    )
+
+
+def test_events_with_a_number_are_receipted_once_stored_also_when_they_come_twice(plant):
+    for number in (0, 1, 1):
+        plant.send(event(number), "edge/v1/plant/cam-7/up/event")
+    told = set()
+    while told != {0, 1}:
+        receipt = plant.receipt()[1]
+        assert receipt.upto == -1
+        told.update(receipt.events)
+    plant.settle()
+    assert plant.query("SELECT COUNT(*) FROM events") == [(2,)]
+    assert plant.query("SELECT COUNT(*) FROM marks") == [(0,)]
+
+
+def test_a_sample_after_an_event_gets_a_receipt_without_events(plant):
+    plant.send(event(7), "edge/v1/plant/cam-7/up/event")
+    assert plant.receipt()[1].events == (7,)
+    plant.send(sample(0))
+    assert plant.receipt()[1] == telemetry.Receipt(boot=BOOT, upto=0)
+
+
+def test_the_end_of_an_earlier_boot_reports_what_of_it_never_came(plant):
+    earlier = "000000aa"
+    for seq in (0, 1, 2, 5):
+        plant.send(sample(seq, boot=earlier))
+    plant.wait_for_upto(2)
+    plant.send(event(0, "boot_closed", of_boot=earlier, newest_seq=8, dropped=2), "edge/v1/plant/cam-7/up/event")
+    plant.wait_for_upto(8)
+    state = plant.settle()
+    assert (state.lost, state.unseen) == (5, 3)
+    (gap,) = gaps_of(plant)
+    assert (gap.boot, gap.details["missing"]) == (earlier, 5)
+    assert "seq 3-4, 6-8" in gap.message
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        {"of_boot": "not hex!", "newest_seq": 8, "dropped": 0},
+        {"of_boot": "000000aa", "newest_seq": True, "dropped": 0},
+        {"of_boot": "000000aa", "newest_seq": 2**63 - 1, "dropped": 0},
+        {"of_boot": 7, "newest_seq": 8, "dropped": 0},
+        {},
+    ],
+)
+def test_an_end_of_a_boot_that_makes_no_sense_is_kept_as_an_event_and_changes_nothing(plant, details):
+    plant.send(event(0, "boot_closed", **details), "edge/v1/plant/cam-7/up/event")
+    assert plant.receipt()[1].events == (0,)
+    assert plant.settle().lost == 0
+    assert plant.query("SELECT COUNT(*) FROM marks") == [(0,)]
