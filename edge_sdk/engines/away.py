@@ -59,9 +59,8 @@ def check_host(host: Host, *, compiler: str, dla_core: int | None = None) -> Rea
 
     Raises:
         LinkError: it can't be reached.
-        UsageError: there is no edge-sdk, or no such compiler.
+        UsageError: there is no edge-sdk, no such compiler, or it speaks another protocol.
         EngineError: it has no GPU.
-        CompatibilityError: it speaks another protocol.
     """
     with _conversation(host) as talk:
         return _greeted(talk, Hello(protocol=parcels.PROTOCOL, compiler=compiler, dla_core=dla_core))
@@ -161,7 +160,7 @@ class _Talk(NamedTuple):
         except subprocess.TimeoutExpired:
             code = None
         target, command = self.host.target, self.host.command
-        words = (self.words.read_bytes() + noise).decode("utf-8", "replace").strip()[-_WORDS_BYTES_MAX:]
+        words = parcels.plain((self.words.read_bytes() + noise).decode("utf-8", "replace").strip()[-_WORDS_BYTES_MAX:])
         said = f": {words}" if words else ""
         if code == _UNREACHABLE:
             return errors.LinkError(f"{target} can't be reached{said}; try `{shlex.join(self.host.ssh)} {target} true`")
@@ -229,8 +228,8 @@ def _check_ready(host: Host, ready: Ready, checked: bundles.Bundle, sent_bytes: 
         )
     if ready.free_bytes < needed_bytes:
         against.append(
-            f"room in {ready.folder}: {needed_bytes / 1e6:.0f} MB are needed, {ready.free_bytes / 1e6:.0f} MB are "
-            "free; free some, or set TMPDIR there"
+            f"room in {parcels.plain(ready.folder)}: {needed_bytes / 1e6:.0f} MB are needed, "
+            f"{ready.free_bytes / 1e6:.0f} MB are free; free some, or set TMPDIR there"
         )
     if against:
         raise errors.CompatibilityError(f"{host.target} can't build this bundle:\n  " + "\n  ".join(against))

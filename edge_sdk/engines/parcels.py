@@ -172,5 +172,14 @@ def error_from_refusal(refused: Refused, *, where: str) -> errors.EdgeError:
     """Gives the error back, of the same class where there is one, with the machine's name before it."""
     kind: Any = getattr(errors, refused.kind, errors.EngineError)
     is_known = isinstance(kind, type) and issubclass(kind, errors.EdgeError)
-    made: errors.EdgeError = (kind if is_known else errors.EngineError)(f"{where}: {refused.text}")
+    made: errors.EdgeError = (kind if is_known else errors.EngineError)(f"{where}: {plain(refused.text)}")
     return made
+
+
+def plain(text: str) -> str:
+    r"""Gives what another machine said without what could upset a terminal.
+
+    >>> plain("no\x1b[31m room")
+    'no[31m room'
+    """
+    return "".join(letter for letter in text if letter.isprintable() or letter == "\n")

@@ -119,9 +119,9 @@ def test_no_edge_sdk_there(server, board, tiny_bundle, capsys):
 
 
 def test_something_else_there(server, board, tiny_bundle, capsys):
-    there = board.script("other", "echo usage: other; exit 2")
+    there = board.script("other", "printf 'usage: \\033[31mother\\n'; exit 2")
     argv = words(server, board, tiny_bundle, there=there)
-    refused(capsys, tiny_bundle, board, argv, 4, "ended with code 2", "usage: other", "same edge_sdk")
+    refused(capsys, tiny_bundle, board, argv, 4, "ended with code 2", "usage: [31mother", "same edge_sdk")
 
 
 @pytest.mark.parametrize(
