@@ -39,6 +39,8 @@ ip link set lo up
 systemd-sysusers $UNITS/edge-sdk.sysusers
 systemd-tmpfiles --create $UNITS/edge-sdk.tmpfiles
 cp /srv/device.toml /etc/edge-sdk/device.toml
+: > /run/jtop.sock
+chmod 644 /etc/edge-sdk/collector.toml
 export SYSTEMD_UNIT_PATH=/srv/units container=edge-sdk-test
 unset NOTIFY_SOCKET
 exec $SYSTEMD --system --unit=edge.target --log-target=console --log-level=info --show-status=0
@@ -65,6 +67,9 @@ class Backend:
             time.sleep(3600)
         if word == 200:
             os.kill(os.getpid(), signal.SIGSEGV)
+        if word == 300:
+            hoard = bytearray(256 * 2**20)
+            hoard[::4096] = b"x" * len(hoard[::4096])
         return {"y": np.zeros((len(feeds["x"]), 2), np.float32)}
 
     def close(self):
@@ -84,7 +89,7 @@ instances = 1
 TIMES = """
 [Service]
 ExecStart=
-ExecStart=/opt/edge-sdk/bin/python3 -m edge_sdk daemon --config /etc/edge-sdk/device.toml
+ExecStart=/opt/edge-sdk/bin/python3 -m edge_sdk daemon --config /etc/edge-sdk/device.toml --closing /var/lib/edge-sdk/closing.json
 Environment=PYTHONPATH=/srv:{packages} LD_LIBRARY_PATH=/opt/edge-sdk/lib PYTHONDONTWRITEBYTECODE=1
 WatchdogSec={watchdog_s}
 RestartSec=0.3
@@ -94,6 +99,52 @@ StandardError=append:/srv/log/daemon
 StartLimitBurst={burst}
 Wants=
 """
+
+OTHERS = """
+[Service]
+LoadCredential=
+ExecStart=
+ExecStart=/opt/edge-sdk/bin/python3 -m {command}
+Environment=PYTHONPATH=/srv:{packages} LD_LIBRARY_PATH=/opt/edge-sdk/lib PYTHONDONTWRITEBYTECODE=1
+StandardOutput=append:/srv/log/{name}
+StandardError=append:/srv/log/{name}
+[Unit]
+Wants=
+"""
+
+COMMANDS = {
+    # Its settings are read as a file: systemd hands credentials over by ACL, which tmpfs may lack where this runs.
+    "collector": "edge_sdk collector --config /etc/edge-sdk/collector.toml "
+    "--database %S/edge-sdk-collector/telemetry.db",
+    "jtop": "edge_sdk.device.sense.jtop_reader /run/edge-sdk-jtop/jtop.sock",
+}
+
+LOADER = '''
+"""Asks the daemon from four threads until it goes away; prints how many answers came."""
+import http.client, json, threading
+
+BODY = json.dumps({"inputs": [{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [1, 0, 0]}]})
+answered = []
+
+def ask():
+    client = http.client.HTTPConnection("127.0.0.1", 8000, timeout=10)
+    try:
+        while True:
+            client.request("POST", "/v2/models/tiny/infer", BODY)
+            answer = client.getresponse()
+            answer.read()
+            if answer.status == 200:
+                answered.append(1)
+    except (OSError, http.client.HTTPException):
+        pass
+
+threads = [threading.Thread(target=ask) for _ in range(4)]
+for one in threads:
+    one.start()
+for one in threads:
+    one.join()
+print(len(answered), flush=True)
+'''
 
 FAILED = """
 [Service]
@@ -127,6 +178,8 @@ class Namespace:
             folder.mkdir(parents=True)
         shutil.copytree(bundle, self.srv / "tiny.edge")
         (self.srv / "misbehaving.py").write_text(WAYS)
+        (self.srv / "loader.py").write_text(LOADER)
+        self.background = []
         (self.srv / "device.toml").write_text(DEVICE)
         self._write_units(watchdog_s, burst)
         for path in (stage, *stage.rglob("*")):
@@ -152,6 +205,9 @@ class Namespace:
         return self
 
     def __exit__(self, *_):
+        for one in self.background:
+            one.kill()
+            one.wait()
         self.process.kill()  # unshare takes PID 1 with it, and PID 1 the rest
         self.process.wait()
         deadline_s = time.monotonic() + 10
@@ -172,6 +228,36 @@ class Namespace:
             ["nsenter", "--target", str(self.pid), "--mount", "--pid", "--net", "--uts", "--ipc", "--cgroup", *command],
             capture_output=True, text=True, timeout=timeout,
         )  # fmt: skip
+
+    def python(self, *arguments, log):
+        """Starts our Python inside, its output in a file of /srv/log; it ends with the namespace."""
+        environment = [f"PYTHONPATH=/srv:{self.packages}", "LD_LIBRARY_PATH=/opt/edge-sdk/lib"]
+        with (self.srv / "log" / log).open("wb") as stream:
+            process = subprocess.Popen(
+                ["nsenter", "--target", str(self.pid), "--mount", "--pid", "--net", "--uts", "--ipc", "--cgroup",
+                 "env", *environment, "/opt/edge-sdk/bin/python3", "-u", *arguments],
+                stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
+            )  # fmt: skip
+        self.background.append(process)
+        return process
+
+    def broker(self):
+        """Starts a broker inside, and two listeners: every Sample, and everything."""
+        self.python("-m", "edge_sdk", "broker", "--json", log="broker")
+        self.wait_for(lambda: b"mqtt://" in (self.srv / "log/broker").read_bytes(), 30)
+        self.python("-m", "edge_sdk", "watch", "--json", log="samples")
+        self.python("-m", "edge_sdk", "watch", "--raw", "--json", log="everything")
+
+    def samples(self):
+        """Every Sample that has come over the broker."""
+        text = (self.srv / "log/samples").read_text()
+        return [json.loads(line) for line in text.splitlines() if line.startswith("{") and line.endswith("}")]
+
+    def events(self):
+        """The kinds of the events that have come over the broker."""
+        lines = (self.srv / "log/everything").read_text().splitlines()
+        found = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+        return [one["payload"]["kind"] for one in found if one["topic"].endswith("/up/event")]
 
     def systemctl(self, *arguments):
         return self.run("systemctl", "--no-pager", *arguments)
@@ -222,6 +308,11 @@ class Namespace:
     def crash_at_load(self):
         (self.srv / "crash_at_load").write_text("")
 
+    def closing(self):
+        """What the daemon wrote at its end."""
+        file = self.stage / "var_lib/edge-sdk/closing.json"
+        return json.loads(file.read_text()) if file.exists() else {}
+
     def last_end(self):
         file = self.stage / "var_lib/edge-sdk/last-end"
         return file.read_text().strip() if file.exists() else ""
@@ -244,7 +335,12 @@ class Namespace:
         for file in UNITS.glob("*.service"):
             shutil.copy(file, units)
         packages = f"{ROOT}:{sysconfig.get_path('purelib')}"
+        self.packages = packages
         texts = {
+            f"edge-sdk-{name}.service.d/test.conf": OTHERS.format(name=name, command=command, packages=packages)
+            for name, command in COMMANDS.items()
+        }
+        texts |= {
             "edge-sdk-device.service.d/test.conf": TIMES.format(packages=packages, watchdog_s=watchdog_s, burst=burst),
             "edge-sdk-failed@.service.d/test.conf": FAILED,
             "edge.target": "[Unit]\nDescription=test\nDefaultDependencies=no\n",
