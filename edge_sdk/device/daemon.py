@@ -113,6 +113,7 @@ class Daemon:
         with contextlib.ExitStack() as undo:
             self._deployment = Deployment(settings, clocks=clocks, memory=memory)
             self._models = self._deployment.models
+            self._finishing = threading.Thread(target=self._deployment.finish, name="finish engines", daemon=True)
             undo.callback(self._models.close)
             self._entrances = Entrances(settings, self._deployment, clocks=clocks, sample=lambda: self._last_sample)
             self._spool = self._open_spool()
@@ -142,6 +143,7 @@ class Daemon:
         self._is_integrating = self._sensors.tick()
         self._last_s = self._clock.boot_s()
         self._entrances.start()
+        self._finishing.start()
         self._link.open()
         self._notifier.ready()
 
@@ -184,8 +186,8 @@ class Daemon:
         self._last_sample = sample
         self._seq += 1
         self._forwarder.keep(moment.seq, codec.sample_to_bytes(sample, payload=self._settings.payload))
-        for news in self._sensors.take_happenings():
-            self._tell(news)
+        for news in (*self._sensors.take_happenings(), *self._deployment.take_news()):
+            self._tell(Happening(*news))
         self._forwarder.send_due()
         if reports.has_progress(windows):
             self._notifier.progress()
@@ -194,6 +196,7 @@ class Daemon:
         """Lets running requests finish, sends the last Sample, says goodbye, and gives everything back."""
         self._notifier.stopping()
         self._models.is_ready = False
+        self._deployment.stop()
         self._entrances.stop()
         self.beat()
         self._wait_for_receipts()

@@ -17,7 +17,9 @@ from edge_sdk.device.serve.served import Models
 from edge_sdk.device.settings import DaemonSettings, ModelSettings
 from edge_sdk.device.slots import loading
 from edge_sdk.device.slots.catalogue import Catalogue
+from edge_sdk.device.slots.finishing import Finisher, News
 from edge_sdk.device.slots.loading import Slot
+from edge_sdk.engines import building
 
 _LOG = logging.getLogger(__name__)
 
@@ -33,13 +35,23 @@ class Deployment:
             version is served.
     """
 
-    def __init__(self, settings: DaemonSettings, *, clocks: clock.Clock, memory: Path | None = None) -> None:
+    def __init__(
+        self,
+        settings: DaemonSettings,
+        *,
+        clocks: clock.Clock,
+        memory: Path | None = None,
+        builder: building.Builder | None = None,
+    ) -> None:
         """Loads every bundle that the settings name, or none; of a model in the repository, the newest that can be.
+
+        What has no engine for this machine yet is left to `finish`.
 
         Args:
             settings: of the daemon.
             clocks: the machine's, or a test's.
             memory: where it is kept which form of a bundle is the fastest here, if the settings have no state folder.
+            builder: of engines for this machine; None takes the back end's own compiler, where it has one.
 
         Raises:
             BundleError: a bundle was refused, and there is no older one; the message names the file.
@@ -54,6 +66,9 @@ class Deployment:
         self._changing = threading.Lock()
         self._on_change: Callable[[], None] = lambda: None
         self.refused: dict[Path, str] = {}
+        engines = None if settings.state_folder is None else Path(settings.state_folder) / "engines"
+        self._finisher = Finisher(backend=settings.backend, root=engines, builder=builder)
+        self._unfinished: list[str] = []
         self.models = Models(self._first())
 
     def on_change(self, callback: Callable[[], None]) -> None:
@@ -79,6 +94,9 @@ class Deployment:
             EngineError: a back end could not load it.
         """
         self._check_allowed()
+        self._load(name)
+
+    def _load(self, name: str) -> None:
         with self._changing:
             folders = self._catalogue.wanted_of(name)
             if not folders:
@@ -86,6 +104,8 @@ class Deployment:
                     f"failed to load '{name[:200]}', failed to poll from model repository: no bundle of that name is "
                     "named in bundles or lies in model_repository"
                 )
+            for folder in folders:
+                self._finisher.finish(folder)
             fresh = self._loaded(folders)
             kept = {model.digest: model for model in self.models.versions(name)}
             for model in fresh:
@@ -109,6 +129,27 @@ class Deployment:
         _LOG.info("serving no %s any more", name)
         self._on_change()
 
+    def finish(self) -> None:
+        """Builds the engines that were missing at the start, and serves each as soon as it is there; takes minutes.
+
+        What can't be built is told as news, and what is served stays.
+        """
+        while self._unfinished:
+            name = self._unfinished.pop(0)
+            try:
+                self._load(name)
+            except errors.EdgeError as error:
+                _LOG.warning("%s is not served in its newest version: %s", name, error)
+
+    def take_news(self) -> list[News]:
+        """Gives what there is to tell of builds since the call before."""
+        return self._finisher.take_news()
+
+    def stop(self) -> None:
+        """Ends a build that runs, and begins no other."""
+        self._unfinished.clear()
+        self._finisher.stop()
+
     def _check_allowed(self) -> None:
         if not self._settings.model_control:
             raise errors.InputError(
@@ -118,7 +159,7 @@ class Deployment:
     def _first(self) -> list[Model]:
         """Loads what is served from the start: an engine that rotted on the disk is no reason to serve nothing."""
         with contextlib.ExitStack() as undo:
-            found = self._kept(undo, self._loaded(self._catalogue.named()))
+            found = self._kept(undo, self._loaded(filter(self._is_finished, self._catalogue.named())))
             for folders in self._catalogue.choices():
                 found += self._kept(undo, self._newest_that_loads(folders))
             served: set[tuple[str, str]] = set()
@@ -133,13 +174,21 @@ class Deployment:
         return found
 
     def _newest_that_loads(self, folders: list[Path]) -> list[Model]:
-        for folder in folders[:-1]:
+        ready = list(filter(self._is_finished, folders))
+        for folder in ready[:-1]:
             try:
                 return self._loaded([folder])
             except (errors.BundleError, errors.EngineError) as error:
                 _LOG.warning("%s is not served, an older version is: %s", folder, error)
                 self.refused[folder] = str(error)
-        return self._loaded(folders[-1:])
+        return self._loaded(ready[-1:])
+
+    def _is_finished(self, folder: Path) -> bool:
+        """Tells whether a bundle can be loaded as it is; one that wants an engine is noted for `finish`."""
+        if not self._finisher.is_wanting(folder):
+            return True
+        self._unfinished.append(self._catalogue.name_of(folder))
+        return False
 
     @staticmethod
     def _kept(undo: contextlib.ExitStack, models: list[Model]) -> list[Model]:
@@ -154,6 +203,7 @@ class Deployment:
             threads=self._settings.threads,
             instances=lambda name: self._settings.models.get(name, _DEFAULT).instances,
             memory=self._memory,
+            engines=self._finisher.root,
         )
         with contextlib.ExitStack() as undo:
             for slot in slots:

@@ -90,8 +90,9 @@ class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
             a core. Boards without a power reading are not woken for it.
         idle_power_w: what the machine takes when it does nothing, in watts; the energy beyond it goes to the models.
             Default 0.0: all of it does.
-        state_folder: where the daemon keeps the queue of telemetry, below ``spool/``, and which form of each bundle is
-            the fastest on this CPU; its file system's fill level is published. None, the default, takes systemd's
+        state_folder: where the daemon keeps the queue of telemetry, below ``spool/``, the engines that it built for
+            bundles without one for this board, and which form of each bundle is the fastest on this CPU; its file
+            system's fill level is published. None, the default, takes systemd's
             state directory. Without one, telemetry without a receipt is in memory only, the fastest forms are kept in
             the user's cache, and the working folder's file system counts.
     """

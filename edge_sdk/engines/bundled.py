@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from edge_sdk import errors
-from edge_sdk.engines import registry, variants
+from edge_sdk.engines import own_engines, registry, variants
 from edge_sdk.engines.engine import Engine
 from edge_sdk.engines.model_file import WEIGHTS_SUFFIX
 from edge_sdk.engines.remembered import Choice
@@ -63,14 +63,19 @@ def open_engine(
     return engine_from_bundle(checked, backend=backend, threads=threads, variant=variant, memory=kept)
 
 
-def check_machine(bundle: Path, *, backend: str) -> None:
+def check_machine(bundle: Path, *, backend: str, engines: Path | None = None) -> None:
     """Returns when the bundle has what `backend` runs on this machine: compares passports, reads no engine's bytes.
+
+    Args:
+        bundle: its folder.
+        backend: as in `open_engine`.
+        engines: folder of the engines that this device built for itself.
 
     Raises:
         BundleError: it has no engine for this machine; field by field why, and what to do.
         UsageError: no such back end here.
     """
-    registry.find_finished(backend, bundle, bundles.read_manifest(bundle).files)
+    own_engines.find(bundle, backend=backend, root=engines)
 
 
 def engine_from_bundle(
@@ -106,20 +111,27 @@ def chosen(
 
 
 def engine_of_choice(
-    checked: bundles.Bundle, choice: Choice | None, *, backend: str = "onnxruntime", threads: int = 0
+    checked: bundles.Bundle,
+    choice: Choice | None,
+    *,
+    backend: str = "onnxruntime",
+    threads: int = 0,
+    engines: Path | None = None,
 ) -> Engine:
-    """Gives another Engine of what `chosen` gave."""
+    """Gives another Engine of what `chosen` gave; `engines` is as in `check_machine`."""
     if choice is not None and not threads:
         threads = choice.threads
     label = "" if choice is None else f"{backend}:{choice.variant}"
-    model = model_of_choice(checked, choice, backend=backend)
+    model = model_of_choice(checked, choice, backend=backend, engines=engines)
     outputs = checked.manifest.outputs
     return registry.open_backend(backend, model, outputs=outputs, options={"threads": threads}, label=label)
 
 
-def model_of_choice(checked: bundles.Bundle, choice: Choice | None, *, backend: str = "onnxruntime") -> Path:
+def model_of_choice(
+    checked: bundles.Bundle, choice: Choice | None, *, backend: str = "onnxruntime", engines: Path | None = None
+) -> Path:
     """Gives the file that the back end loads; raises as `open_engine` does."""
     if choice is not None:
         return checked.file(variants.FILES[choice.variant])
-    finished = registry.find_finished(backend, checked.path, checked.manifest.files)
+    finished = own_engines.find(checked.path, backend=backend, root=engines)
     return finished or checked.file(MODELS[checked.manifest.precision])

@@ -61,6 +61,11 @@ class Catalogue:
         folders = [*self._named, *(choice[0] for choice in self.choices())]
         return [folder for folder in folders if (entry := _entry(folder)) is not None and entry.name == name]
 
+    def name_of(self, folder: Path) -> str:
+        """Gives the model's name that a bundle holds; empty where it has no readable manifest."""
+        entry = _entry(folder)
+        return "" if entry is None else entry.name
+
     def _inside(self) -> list[Path]:
         if self._repository is None or not self._repository.is_dir():
             return []

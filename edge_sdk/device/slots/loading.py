@@ -34,6 +34,7 @@ def load_slots(
     threads: int,
     instances: Callable[[str], int] = lambda _: 1,
     memory: Path | None = None,
+    engines: Path | None = None,
 ) -> tuple[Slot, ...]:
     """Gives running engines for each bundle folder; every file of every bundle is hashed before any is loaded.
 
@@ -46,6 +47,7 @@ def load_slots(
         threads: CPU threads per engine; 0 leaves the choice to the back end.
         instances: gives how many engines a model gets, by its name; 0 is as many as are of use.
         memory: folder in which it is kept which form of a bundle is the fastest here; None measures at each start.
+        engines: folder of the engines that this device built for itself; None has none.
 
     Raises:
         BundleError: one is damaged, incomplete, for another machine, or has files that it does not list; the message
@@ -55,7 +57,7 @@ def load_slots(
     """
     checked: dict[tuple[str, str], bundles.Bundle] = {}
     for folder in folders:
-        bundled.check_machine(folder, backend=backend)
+        bundled.check_machine(folder, backend=backend, engines=engines)
         found = bundles.read_bundle(folder)
         name, version = found.manifest.name, found.manifest.version
         if (name, version) in checked:
@@ -66,7 +68,15 @@ def load_slots(
         checked[name, version] = found
     with contextlib.ExitStack() as opened:
         slots = tuple(
-            _slot(found, opened, backend=backend, threads=threads, count=instances(found.manifest.name), memory=memory)
+            _slot(
+                found,
+                opened,
+                backend=backend,
+                threads=threads,
+                count=instances(found.manifest.name),
+                memory=memory,
+                kept=engines,
+            )
             for found in checked.values()
         )
         opened.pop_all()  # all are up: they stay open
@@ -81,6 +91,7 @@ def _slot(
     threads: int,
     count: int,
     memory: Path | None,
+    kept: Path | None,
 ) -> Slot:
     choice = bundled.chosen(bundle, backend=backend, threads=threads, memory=memory)
     if choice is not None and choice.best_ns:
@@ -89,7 +100,8 @@ def _slot(
         _LOG.info("%s runs as %s: %s%s", bundle.manifest.name, choice.variant, timed, earlier)
 
     def another() -> Engine:
-        return opened.enter_context(bundled.engine_of_choice(bundle, choice, backend=backend, threads=threads))
+        engine = bundled.engine_of_choice(bundle, choice, backend=backend, threads=threads, engines=kept)
+        return opened.enter_context(engine)
 
     first = another()
     # Without a limit on its threads, one engine takes every core by itself; and one GPU is one GPU.

@@ -1,0 +1,94 @@
+"""Bundles that come without an engine for this board get one, built here, while what was served before is served on."""
+
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from edge_sdk import errors
+from edge_sdk.engines import building, compilers, own_engines, registry
+
+Build = Callable[[Path, building.Progress], None]
+
+
+class News(NamedTuple):
+    """One event, as `sense` has it: kind, words for people, and numbers."""
+
+    kind: str
+    message: str
+    details: Mapping[str, str | int | float | bool | None]
+
+
+class Finisher:
+    """Builds missing engines and says how far it is. Any thread may ask; one build runs at a time.
+
+    Args:
+        backend: that is to run them.
+        root: the device's folder of own engines; None builds nothing.
+        builder: a test's; None takes the compiler of that name in a process of its own.
+    """
+
+    def __init__(self, *, backend: str, root: Path | None, builder: building.Builder | None = None) -> None:
+        self._backend = backend
+        self.root = root
+        if builder is None and root is not None and backend in compilers.COMPILERS and backend in registry.BACKENDS:
+            builder = building.Builder(root, compiler=backend)
+        self._builder = builder
+        self._lock = threading.Lock()
+        self._news: list[News] = []
+        self._step: News | None = None
+
+    def is_wanting(self, folder: Path) -> bool:
+        """Tells whether a bundle has no engine for this machine, and one can be built."""
+        if self._builder is None:
+            return False
+        try:
+            own_engines.find(folder, backend=self._backend, root=self.root)
+        except errors.BundleError:
+            return True
+        return False
+
+    def finish(self, folder: Path) -> None:
+        """Builds the engine of a bundle that wants one.
+
+        Raises:
+            BundleError: the bundle does not hold.
+            EngineError: the compiler refused, or crashed.
+        """
+        if self._builder is None or not self.is_wanting(folder):
+            return
+        self._say(News("engine_building", f"building an engine of {folder.name} for this machine", _about(folder)))
+        try:
+            self._builder.build(folder, lambda *step: self._note(folder, *step))
+        except errors.EdgeError as error:
+            self._say(News("engine_refused", f"{folder.name}: {error}"[:2000], _about(folder)))
+            raise
+        self._say(News("engine_built", f"built an engine of {folder.name} for this machine", _about(folder)))
+
+    def take_news(self) -> list[News]:
+        """Gives what happened since the call before; of the steps of a build, the last one."""
+        with self._lock:
+            found, self._news = self._news, []
+            if self._step is not None:
+                found.append(self._step)
+                self._step = None
+        return found
+
+    def stop(self) -> None:
+        """Ends a build that runs."""
+        if self._builder is not None:
+            self._builder.stop()
+
+    def _note(self, folder: Path, stage: str, done: int, total: int) -> None:
+        details = {**_about(folder), "stage": stage, "done": done, "total": total}
+        with self._lock:
+            self._step = News("engine_progress", f"{folder.name}: {stage} {done} of {total}", details)
+
+    def _say(self, news: News) -> None:
+        with self._lock:
+            self._step = None
+            self._news.append(news)
+
+
+def _about(folder: Path) -> dict[str, str | int | float | bool | None]:
+    return {"bundle": folder.name}

@@ -1,0 +1,174 @@
+"""Builds a bundle's engine on the device that will run it, in a process of its own, beside the bundle.
+
+The compiler takes gigabytes and minutes, and may crash: none of that is the daemon's, which serves meanwhile.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from edge_sdk import errors
+from edge_sdk.engines import bundled, compilers, nvidia, own_engines, plans
+from edge_sdk.wire import bundles
+
+Progress = Callable[[str, int, int], None]
+"""Takes stage, done and total."""
+
+_BOOT = "import sys; sys.path[:] = sys.argv[2:]; from edge_sdk.engines import building; building.main(sys.argv[1])"
+_PREFIX = ".building-"
+_NICER = 10
+"""The model that is served goes first."""
+_LAST_WORDS = 1000
+
+
+class _Step(msgspec.Struct, frozen=True, tag="step"):
+    stage: str
+    done: int
+    total: int
+
+
+class _Answer(msgspec.Struct, frozen=True, tag="answer"):
+    """How it ended; `refusal` is empty when the engine is there."""
+
+    refusal: str = ""
+
+
+class Builder:
+    """Builds one engine at a time; `stop` ends the one that is being built, from any thread.
+
+    Args:
+        root: the device's folder of own engines.
+        compiler: a row of `compilers.COMPILERS`.
+    """
+
+    def __init__(self, root: Path, *, compiler: str) -> None:
+        self._root = root
+        self._compiler = compiler
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._is_stopped = False
+
+    def build(self, bundle: Path, progress: Progress) -> None:
+        """Builds the engine of a bundle for this machine and puts it in place, whole or not at all.
+
+        Raises:
+            BundleError: the bundle does not hold.
+            EngineError: the compiler refused, crashed, or was stopped; with its last words.
+        """
+        target = own_engines.folder_of(self._root, bundle)
+        self._root.mkdir(parents=True, exist_ok=True)
+        for left in self._root.glob(f"{_PREFIX}*"):  # of a build that was cut off
+            shutil.rmtree(left, ignore_errors=True)
+        staging = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self._root))
+        try:
+            self._run(bundle, staging, target, progress)
+            if target.exists():
+                shutil.rmtree(target)
+            staging.rename(target)
+            _sync(self._root)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+    def stop(self) -> None:
+        """Ends the build that runs, and begins no other."""
+        with self._lock:
+            self._is_stopped = True
+            if self._process is not None:
+                self._process.kill()
+
+    def _run(self, bundle: Path, staging: Path, earlier: Path, progress: Progress) -> None:
+        request = json.dumps([str(bundle), str(staging), str(earlier), self._compiler])
+        paths = [entry or str(Path.cwd()) for entry in sys.path]
+        with tempfile.TemporaryFile() as words:
+            with self._lock:
+                if self._is_stopped:
+                    raise errors.EngineError(f"the engine of {bundle} is not built: the daemon is stopping")
+                process = self._process = subprocess.Popen(
+                    [sys.executable, "-I", "-c", _BOOT, request, *paths],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=words,
+                )
+            try:
+                answer = _answer(process, progress)
+            finally:
+                process.kill()
+                process.communicate()
+                with self._lock:
+                    self._process = None
+            words.seek(0)
+            spoken = words.read()[-_LAST_WORDS:].decode(errors="replace").strip()
+        if answer is None:
+            raise errors.EngineError(
+                f"the compiler's process ended with code {process.returncode} on {bundle}, without an answer: {spoken}"
+            )
+        if answer.refusal:
+            raise errors.EngineError(f"no engine of {bundle} can be built here: {answer.refusal}")
+
+
+def main(request: str) -> None:
+    """The child: builds, and writes steps and answer, a line each, to stdout."""
+    lines = sys.stdout.buffer
+    sys.stdout = sys.stderr  # whatever the compiler prints is no line of ours
+    bundle, staging, earlier, compiler = json.loads(request)
+    with contextlib.suppress(OSError):
+        os.nice(_NICER)
+
+    def progress(stage: str, done: int, total: int) -> None:
+        _write(lines, _Step(stage, done, total))
+
+    try:
+        checked = bundles.read_bundle(Path(bundle))
+        model = bundled.source_of(checked.path, bundled.model_names(checked))
+        options = nvidia.BuildOptions(timings=Path(earlier))
+        compiled = compilers.compile_model(model, name=compiler, progress=progress, options=options)
+        for name, content in plans.files_from_compiled(compiled).items():
+            _write_synced(Path(staging) / name, content)
+        answer = _Answer()
+    except (errors.EdgeError, OSError) as error:
+        answer = _Answer(str(error))
+    _write(lines, answer)
+
+
+def _answer(process: "subprocess.Popen[bytes]", progress: Progress) -> _Answer | None:
+    """Gives the answer of a child; None when it ended without one."""
+    assert process.stdout is not None
+    decoder = msgspec.json.Decoder(_Step | _Answer)
+    for line in process.stdout:
+        with contextlib.suppress(msgspec.DecodeError):  # the last line of one that crashed
+            found = decoder.decode(line)
+            if isinstance(found, _Answer):
+                return found
+            progress(found.stage, found.done, found.total)
+    process.wait()
+    return None
+
+
+def _write(stream: BinaryIO, record: msgspec.Struct) -> None:
+    stream.write(msgspec.json.encode(record) + b"\n")
+    stream.flush()
+
+
+def _write_synced(file: Path, content: bytes) -> None:
+    with file.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
