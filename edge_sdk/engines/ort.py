@@ -1,18 +1,23 @@
 """ONNX Runtime on the CPU: the engine where there is no GPU. The only door to onnxruntime."""
 
 import functools
+import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edge_sdk import errors
 from edge_sdk.engines.model_file import ModelFile, Serialized
 from edge_sdk.engines.protocol import StageTimes, Tensors
 from edge_sdk.records import tensors
+
+# Its newer wheels (1.32 does) report to Microsoft and leave an identifier in the user's cache, unless this is set when they
+# are loaded (microsoft/onnxruntime#27379). A board in the field tells its own operator only.
+os.putenv("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime as ort
 
 _HELD_BYTES = 1 << 20
 """Serialised models above this go to ONNX Runtime as a file: a session keeps the bytes that it was made from."""

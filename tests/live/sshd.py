@@ -150,8 +150,8 @@ class Board:
         (self.folder / "mode").write_text(mode)
 
     def left(self) -> list[str]:
-        """What edge-sdk left behind; ONNX Runtime leaves a file of its own."""
-        return sorted(path.name for path in self.temporary.iterdir() if path.name != ".ses")
+        """What edge-sdk left behind."""
+        return sorted(path.name for path in self.temporary.iterdir())
 
 
 def target() -> str:
