@@ -64,9 +64,9 @@ def entropy_threshold(histogram: MagnitudeHistogram) -> float:
     end = math.ceil(histogram.peak / histogram.bin_width)
     if end <= quantize.LEVELS + 1 or counts.sum() == 0:
         return _usable(histogram.peak)
-    ends = [*range(quantize.LEVELS + 1, end, _ENTROPY_STRIDE), min(end, BINS)]
-    divergences = [_divergence(counts, stop) for stop in ends]
-    return _usable(min(ends[int(np.argmin(divergences))] * histogram.bin_width, histogram.peak))
+    ends = np.array([*range(quantize.LEVELS + 1, end, _ENTROPY_STRIDE), min(end, BINS)])
+    best = ends[int(np.argmin(_divergences(counts, ends)))]
+    return _usable(min(int(best) * histogram.bin_width, histogram.peak))
 
 
 METHODS: dict[str, Callable[[MagnitudeHistogram], float]] = {
@@ -79,21 +79,28 @@ METHODS: dict[str, Callable[[MagnitudeHistogram], float]] = {
 """The rules by name."""
 
 
-def _divergence(counts: NDArray[np.float64], stop: int) -> float:
-    """Gives KL(P || Q): P is the first `stop` bins with all outliers in the last, Q the same bins in 128 levels."""
-    inside = counts[:stop]
-    reference = inside.copy()
-    reference[-1] += counts[stop:].sum()
-    starts = np.arange(quantize.LEVELS + 1) * stop // (quantize.LEVELS + 1)
-    is_used = inside > 0
-    mass, used = np.add.reduceat(inside, starts), np.add.reduceat(is_used.astype(np.float64), starts)
-    level = np.repeat(mass / np.maximum(used, 1), np.diff([*starts, stop]))
-    level[~is_used] = 0
-    if reference.sum() == 0 or level.sum() == 0:
-        return math.inf
-    p, q = reference / reference.sum(), level / level.sum()
+def _divergences(counts: NDArray[np.float64], ends: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Gives KL(P || Q) for each end: P is the bins before it with all outliers in the last, Q the same in 128 levels.
+
+    A level holds one value in all of its used bins, so that the sum over bins is one over levels, of differences
+    between running sums: ``sum(p log p) - sum(mass of the level * log of its q)``, the last bin apart.
+    """
+    total = float(counts.sum())
+    is_used = counts > 0
+    own = np.multiply(counts, np.log(counts, out=np.zeros_like(counts), where=is_used))
+    masses, useds, owns = (np.concatenate([[0.0], np.cumsum(values)]) for values in (counts, is_used, own))
+    edges = np.arange(quantize.LEVELS + 2) * ends[:, None] // (quantize.LEVELS + 1)
+    mass, used = np.diff(masses[edges]), np.diff(useds[edges])
+    inside, last = masses[ends], counts[ends - 1]
+    level = np.divide(mass, used * inside[:, None], out=np.zeros_like(mass), where=used > 0)
+    logs = np.log(level, out=np.zeros_like(level), where=level > 0)
     smallest = 1e-12  # the last bin may hold outliers only: Q is zero where P is not, which a finite cost stands for
-    return float(np.sum(p[p > 0] * np.log(p[p > 0] / np.maximum(q[p > 0], smallest))))
+    last_q = np.where(last > 0, logs[:, -1], math.log(smallest))
+    final = last + total - inside
+    final_own = np.multiply(final, np.log(final, out=np.zeros_like(final), where=final > 0))
+    before = owns[ends - 1] - ((mass * logs).sum(axis=1) - last * logs[:, -1])
+    found: NDArray[np.float64] = (before + final_own - final * last_q) / total - math.log(total)
+    return np.where(inside > 0, found, math.inf)
 
 
 def _usable(threshold: float) -> float:

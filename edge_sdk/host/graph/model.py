@@ -1,10 +1,12 @@
 """What conversion left to a Model that INT8 can be made of, and its serialised form at any size."""
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
 import onnx
 import onnx.checker
+import onnx.helper
 from google.protobuf.message import Message
 
 from edge_sdk import errors
@@ -26,6 +28,9 @@ WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators with weights, whose multiply-accumulates INT8 is for."""
 
 STANDARD_DOMAINS = ("", "ai.onnx")
+
+_COUNTED_BYTES = 2**20
+"""Up to here serialising a model to count its bytes costs nothing."""
 
 _SMALL_BYTES = 1024
 """Tensors up to this size stay in the model: shapes and axes, which a reader needs before it maps the weights."""
@@ -168,13 +173,17 @@ def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _size_bytes(proto: onnx.ModelProto) -> int:
-    """Gives the size of a model; of a large one about, since protobuf can't count that far."""
+    """Gives the size of a model; of one with large weights about, since protobuf serialises them all to count."""
     weights_bytes = sum(map(_tensor_bytes, proto.graph.initializer))
-    return weights_bytes if weights_bytes > INLINE_BYTES else int(proto.ByteSize())
+    is_near_limit = INLINE_BYTES // 2 < weights_bytes <= INLINE_BYTES
+    return int(proto.ByteSize()) if is_near_limit or weights_bytes < _COUNTED_BYTES else weights_bytes
 
 
 def _tensor_bytes(tensor: onnx.TensorProto) -> int:
-    return len(tensor.raw_data) or int(tensor.ByteSize())
+    """Gives the size of a tensor's values by its shape: protobuf would copy or serialise them to tell it."""
+    if not tensor.HasField("raw_data"):
+        return int(tensor.ByteSize())
+    return math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
 
 
 def _check_has_weights(graph: onnx.GraphProto) -> None:
