@@ -14,8 +14,8 @@ from edge_sdk.engines.model_file import ModelFile, Serialized
 from edge_sdk.engines.protocol import StageTimes, Tensors
 from edge_sdk.records import tensors
 
-# Its newer wheels (1.32 does) report to Microsoft and leave an identifier in the user's cache, unless this is set when they
-# are loaded (microsoft/onnxruntime#27379). A board in the field tells its own operator only.
+# Its newer wheels (1.32 does) report to Microsoft and leave an identifier in the user's cache, unless this is set when
+# they are loaded (microsoft/onnxruntime#27379). A board in the field tells its own operator only.
 os.putenv("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime as ort
 
