@@ -40,9 +40,9 @@ systemd-sysusers $UNITS/edge-sdk.sysusers
 systemd-tmpfiles --create $UNITS/edge-sdk.tmpfiles
 cp /srv/device.toml /etc/edge-sdk/device.toml
 : > /run/jtop.sock
-chmod 644 /etc/edge-sdk/collector.toml
 export SYSTEMD_UNIT_PATH=/srv/units container=edge-sdk-test
 unset NOTIFY_SOCKET
+mount --make-rshared /   # as a booted system has it: credentials are mounted by a child of PID 1
 exec $SYSTEMD --system --unit=edge.target --log-target=console --log-level=info --show-status=0
 """
 
@@ -102,7 +102,6 @@ Wants=
 
 OTHERS = """
 [Service]
-LoadCredential=
 ExecStart=
 ExecStart=/opt/edge-sdk/bin/python3 -m {command}
 Environment=PYTHONPATH=/srv:{packages} LD_LIBRARY_PATH=/opt/edge-sdk/lib PYTHONDONTWRITEBYTECODE=1
@@ -113,9 +112,7 @@ Wants=
 """
 
 COMMANDS = {
-    # Its settings are read as a file: systemd hands credentials over by ACL, which tmpfs may lack where this runs.
-    "collector": "edge_sdk collector --config /etc/edge-sdk/collector.toml "
-    "--database %S/edge-sdk-collector/telemetry.db",
+    "collector": "edge_sdk collector --config %d/collector.toml --database %S/edge-sdk-collector/telemetry.db",
     "jtop": "edge_sdk.device.sense.jtop_reader /run/edge-sdk-jtop/jtop.sock",
 }
 

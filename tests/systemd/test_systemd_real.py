@@ -1,9 +1,16 @@
 """The device unit under the real systemd: it hangs, it crashes early and late, it storms, it is stopped."""
 
+import json
+import os
+import sys
 import time
+from pathlib import Path
 
 import namespace
 import pytest
+
+sys.path.append(str(Path(__file__).parents[1] / "unit"))
+import test_sense_jtop  # noqa: E402 - the double of jtop's library
 
 pytestmark = [
     pytest.mark.skipif(bool(namespace.why_not()), reason=namespace.why_not() or "it can be run"),
@@ -145,3 +152,52 @@ def test_the_sandbox_is_really_there(run):
     root = f"/proc/{pid}/root"
     look = one.run("sh", "-c", f"grep edge-sdk /etc/passwd; ls -ld {root}/var/lib/edge-sdk; ls /var/lib/edge-sdk")
     assert "edge-sdk" in look.stdout
+
+
+def test_the_collectors_unit_stores_what_comes_and_keeps_its_secrets(run):
+    one = run()
+    one.broker()
+    one.systemctl("start", "edge-sdk-collector.service")
+    started(one)
+    database = one.stage / "var_lib/private/edge-sdk-collector/telemetry.db"
+    one.wait_for(lambda: len(one.samples()) >= 2 and database.exists(), START_S)
+    state = one.show("edge-sdk-collector.service")
+    status = namespace.status_of(namespace.outer_pid(one, state["MainPID"]))
+    assert (state["ActiveState"], state["NRestarts"]) == ("active", "0")
+    assert int(status["CapEff"], 16) == 0
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    assert status["Uid"].split()[0] != "0"
+    assert oct(database.parent.stat().st_mode)[-3:] == "700"
+    start_s = time.monotonic()
+    one.systemctl("stop", "edge-sdk-collector.service")
+    assert time.monotonic() - start_s <= 20
+    assert one.show("edge-sdk-collector.service")["Result"] == "success", one.words()
+
+
+def test_the_reader_of_jtop_is_apart_and_the_daemon_reads_it(run):
+    one = run()
+    (one.srv / "jtop.py").write_text(test_sense_jtop.DOUBLE)
+    (one.srv / "mode").write_text("work")
+    one.systemctl("start", "edge-sdk-jtop.service")
+    started(one)
+
+    def reads():
+        answer = one.run("curl", "-s", "http://127.0.0.1:8000/telemetry").stdout
+        return answer and json.loads(answer).get("emc_frequency_hz")
+
+    assert one.wait_for(reads, START_S) == 3_199_000_000
+    reader = namespace.outer_pid(one, one.show("edge-sdk-jtop.service")["MainPID"])
+    daemon = namespace.outer_pid(one, one.show()["MainPID"])
+    group = one.run("sh", "-c", "grep ^jtop: /etc/group").stdout.split(":")[2]
+    assert group in namespace.status_of(reader)["Groups"].split()
+    assert group not in namespace.status_of(daemon)["Groups"].split()  # that group is close to root
+    assert os.readlink(f"/proc/{reader}/ns/net") != os.readlink(f"/proc/{daemon}/ns/net")
+    assert int(namespace.status_of(reader)["CapEff"], 16) == 0
+    one.systemctl("stop", "edge-sdk-jtop.service")
+
+    def reason():
+        answer = json.loads(one.run("curl", "-s", "http://127.0.0.1:8000/telemetry").stdout)
+        return answer.get("missing", {}).get("emc_frequency_hz")
+
+    assert one.wait_for(reason, START_S)
+    assert one.infer(1.0) == (0, "200")
