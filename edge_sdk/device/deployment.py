@@ -112,6 +112,7 @@ class Deployment:
                 if model.digest in kept:
                     model.close()
             self.models.put(name, [kept.get(model.digest, model) for model in fresh])
+            self._finisher.forget_all_but(entry.folder for entry in self._catalogue.entries())
         _LOG.info("serving %s in version %s", name, ", ".join(model.version for model in self.models.versions(name)))
         self._on_change()
 
@@ -174,14 +175,18 @@ class Deployment:
         return found
 
     def _newest_that_loads(self, folders: list[Path]) -> list[Model]:
-        ready = list(filter(self._is_finished, folders))
-        for folder in ready[:-1]:
+        """Gives the newest version that is whole and has its engine; none where all of them want an engine."""
+        failed: errors.EdgeError | None = None
+        for folder in filter(self._is_finished, folders):
             try:
                 return self._loaded([folder])
             except (errors.BundleError, errors.EngineError) as error:
-                _LOG.warning("%s is not served, an older version is: %s", folder, error)
+                _LOG.warning("%s is not served, an older version is if there is one: %s", folder, error)
                 self.refused[folder] = str(error)
-        return self._loaded(ready[-1:])
+                failed = failed or error
+        if failed is not None:
+            raise failed
+        return []
 
     def _is_finished(self, folder: Path) -> bool:
         """Tells whether a bundle can be loaded as it is; one that wants an engine is noted for `finish`."""

@@ -5,11 +5,16 @@ the very bundle that it was built from. What is in it is compared with this mach
 """
 
 import hashlib
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from edge_sdk import errors
 from edge_sdk.engines import registry
 from edge_sdk.wire import bundles
+
+_DIGITS = 64
+"""Of a bundle's digest; other names there are of a build that runs."""
 
 
 def folder_of(root: Path, bundle: Path) -> Path:
@@ -41,3 +46,11 @@ def find(bundle: Path, *, backend: str, root: Path | None) -> Path | None:
         if own is None or not own.is_dir():
             raise
         return registry.find_finished(backend, own, [file.name for file in own.iterdir()])
+
+
+def forget_all_but(root: Path, kept: Iterable[Path]) -> None:
+    """Removes the engines of all bundles that are not among `kept`; one that loads its engine right now has read it."""
+    names = {folder_of(root, bundle).name for bundle in kept}
+    for folder in root.iterdir():
+        if len(folder.name) == _DIGITS and folder.name not in names:
+            shutil.rmtree(folder, ignore_errors=True)

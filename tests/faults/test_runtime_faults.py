@@ -168,7 +168,7 @@ def test_an_engine_that_rotted_after_it_was_installed(repository, write_bundle, 
     assert list(again.deployment.refused) == [second]
 
     flip_a_byte(repository / "tiny1.edge" / bundles.FLOAT_MODEL)
-    with pytest.raises(errors.BundleError, match="tiny1.edge"):
+    with pytest.raises(errors.BundleError, match="tiny2.edge"):
         Serving(repository)  # nothing whole is left
     fault(
         what="engine file rots after install, its signature is valid",

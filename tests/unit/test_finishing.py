@@ -1,6 +1,7 @@
 """A bundle without an engine for this board: it is built beside it, told as it goes, and served when it is there."""
 
 import json
+import shutil
 import threading
 import uuid
 from pathlib import Path
@@ -169,6 +170,34 @@ def test_an_engine_is_taken_for_the_very_bundle_that_it_was_built_from(deploy, r
     write_bundle(repository / "b.edge", tiny_onnx, name="b", version="1", counter=1)
     again, _ = deploy()
     assert (again.models.find("a") is None, again.models.find("b") is None) == (False, True)
+
+
+def test_a_version_that_is_older_than_what_is_served_gets_no_engine(deploy, repository, write_bundle, tiny_onnx):
+    one, builder = deploy()
+    builder.go_on.set()
+    one.finish()
+    write_bundle(repository / "a0.edge", tiny_onnx, name="a", version="0", counter=0)
+    again, builder = deploy()
+    builder.go_on.set()
+    again.finish()
+    assert (again.models.find("a").version, builder.built) == ("1", [])
+
+
+def test_engines_of_bundles_that_are_gone_are_removed(deploy, repository, write_bundle, tiny_onnx, tmp_path):
+    one, builder = deploy()
+    builder.go_on.set()
+    one.finish()
+    shutil.rmtree(repository / "a1.edge")
+    write_bundle(repository / "a2.edge", tiny_onnx, name="a", version="2", counter=2)
+    one.load("a")
+    kept = own_engines.folder_of(tmp_path / "state" / "engines", repository / "a2.edge")
+    assert list((tmp_path / "state" / "engines").iterdir()) == [kept]
+
+
+def test_a_manifest_that_is_damaged_is_refused_and_not_built(deploy, repository):
+    (repository / "a1.edge" / bundles.MANIFEST).write_text("{}")
+    with pytest.raises(errors.BundleError, match="manifest"):
+        deploy(bundles=(str(repository / "a1.edge"),), model_repository=None)
 
 
 def test_the_fleet_hears_how_far_it_is(tmp_path, backend, repository, monkeypatch):

@@ -1,12 +1,13 @@
 """Bundles that come without an engine for this board get one, built here, while what was served before is served on."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from edge_sdk import errors
 from edge_sdk.engines import building, compilers, own_engines, registry
+from edge_sdk.wire import bundles
 
 Build = Callable[[Path, building.Progress], None]
 
@@ -43,6 +44,10 @@ class Finisher:
         if self._builder is None:
             return False
         try:
+            bundles.read_manifest(folder)
+        except errors.BundleError:
+            return False  # whoever loads it says what is wrong
+        try:
             own_engines.find(folder, backend=self._backend, root=self.root)
         except errors.BundleError:
             return True
@@ -64,6 +69,11 @@ class Finisher:
             self._say(News("engine_refused", f"{folder.name}: {error}"[:2000], _about(folder)))
             raise
         self._say(News("engine_built", f"built an engine of {folder.name} for this machine", _about(folder)))
+
+    def forget_all_but(self, folders: Iterable[Path]) -> None:
+        """Removes the engines that were built for other bundles than these."""
+        if self.root is not None and self.root.is_dir():
+            own_engines.forget_all_but(self.root, folders)
 
     def take_news(self) -> list[News]:
         """Gives what happened since the call before; of the steps of a build, the last one."""
