@@ -25,11 +25,16 @@ _MARKS = {diagnosis.OK: "ok", diagnosis.MISSING: "MISSING", diagnosis.BROKEN: "B
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Puts the options of ``doctor`` on the parser."""
     parser.add_argument("--broker", default="mqtt://127.0.0.1:1883", metavar="URL", help="broker to knock at")
+    parser.add_argument(
+        "--rails", action="store_true", help="only the table of power rails by module, with its sources"
+    )
     parser.add_argument("--root", type=Path, default=Path("/"), metavar="DIR", help="look at a copy of a board's files")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Looks at everything; gives 1 when something is missing without which no bundle runs here, else 0."""
+    if arguments.rails:
+        return _rails(arguments)
     here = machine.read_machine(arguments.root)
     software = diagnosis.look_at_software(arguments.root, is_jetson=boards.read_board(arguments.root) is not None)
     broker = _look_for_broker(arguments.broker)
@@ -40,6 +45,22 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print(_text(here, software, broker, readings, wanting), end="")
     return 1 if wanting else 0
+
+
+def _rails(arguments: argparse.Namespace) -> int:
+    """Prints what is known of every module's rails, and which module this is."""
+    here = boards.read_board(arguments.root)
+    if arguments.json:
+        rows = [{**one._asdict(), "rails": [rail._asdict() for rail in one.rails]} for one in boards.BOARDS]
+        show.print_json({"here": here.part if here else None, "boards": rows})
+        return 0
+    for one in boards.BOARDS:
+        total = f"total of {one.boundary}" if one.boundary else "no rail is the total; rails are never summed"
+        print(f"{one.names[0]} ({one.part}, {one.soc}): {total}{'   <- this machine' if one == here else ''}")
+        print(f"  {'source':<18} {'':<6} {one.source}")
+        for rail in one.rails:
+            print(f"  {rail.label:<18} {rail.role:<6} {rail.source}")
+    return 0
 
 
 def _readings(root: Path) -> list[Reading]:
@@ -122,4 +143,6 @@ def _closing(wanting: list[Finding]) -> list[str]:
     return ["This machine can't run bundles yet:", *(f"  {one.name}: {one.remedy}" for one in wanting)]
 
 
-COMMAND = Command(add_arguments, run, "  edge-sdk doctor\n  edge-sdk doctor --json | jq .missing")
+COMMAND = Command(
+    add_arguments, run, "  edge-sdk doctor\n  edge-sdk doctor --json | jq .missing\n  edge-sdk doctor --rails"
+)

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from edge_sdk.cli import diagnosis, main
+from edge_sdk.device.sense import boards
 from edge_sdk.testing.board import FakeBoard
 
 
@@ -103,3 +104,16 @@ def test_no_gpu_library_is_loaded_into_the_doctor_itself():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stderr.split() == ["loaded:"]
+
+
+def test_the_table_of_rails_names_every_rail_with_its_role_and_source_and_this_machine(tmp_path, capsys):
+    FakeBoard(tmp_path).become("agx_orin")
+    assert main.run(["doctor", "--rails", "--root", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    for one in boards.BOARDS:
+        assert all(f"{rail.label:<18} {rail.role:<6} {rail.source}" in text for rail in one.rails)
+    (here,) = [line for line in text.splitlines() if "<- this machine" in line]
+    assert here.startswith("AGX Orin (p3701")
+    assert main.run(["doctor", "--rails", "--json", "--root", str(tmp_path)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["here"], len(found["boards"])) == ("p3701", len(boards.BOARDS))
