@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeVar, cast
 
 from edge_sdk import errors
-from edge_sdk.engines import bundled, finish, guest, parcels, plans
+from edge_sdk.engines import bundled, finish, guest, modules, parcels, plans
 from edge_sdk.engines.finish import Finished
 from edge_sdk.engines.nvidia import ShapeRange
 from edge_sdk.engines.parcels import Done, Hello, Message, Parcel, Ready, Refused, Step
+from edge_sdk.records.passport import Passport
 from edge_sdk.wire import bundles
 
 Progress = Callable[[str, int, int], None]
@@ -25,6 +26,9 @@ _M = TypeVar("_M", Ready, Done)
 
 SLACK_BYTES = 64 * 2**20
 """Room that the other machine needs besides the files that it gets: an engine, a timing cache."""
+
+OLDEST = (8, 6)
+"""TensorRT before this is not known to build what a bundle holds."""
 
 _OPTIONS = ("-T", "-o", "ConnectTimeout=15", "-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4")
 _BROUGHT_BACK = re.compile(r"(engine\.[A-Za-z0-9._-]+\.(plan|json)|timing\.[A-Za-z0-9._-]+\.cache)")
@@ -231,8 +235,26 @@ def _check_ready(host: Host, ready: Ready, checked: bundles.Bundle, sent_bytes: 
             f"room in {parcels.plain(ready.folder)}: {needed_bytes / 1e6:.0f} MB are needed, "
             f"{ready.free_bytes / 1e6:.0f} MB are free; free some, or set TMPDIR there"
         )
+    against += _against_machine(ready.machine, checked.manifest.precision)
     if against:
         raise errors.CompatibilityError(f"{host.target} can't build this bundle:\n  " + "\n  ".join(against))
+
+
+def _against_machine(machine: Passport | None, precision: str) -> list[str]:
+    """Gives what speaks against building a bundle of that precision for a machine, a field each."""
+    if machine is None:
+        return []
+    against = []
+    module = modules.find_module(machine.module)
+    if precision == "int8" and module is not None and not module.has_int8:
+        against.append(
+            f"module: TensorRT has no INT8 for {module.name} ({machine.module}); build the bundle with --precision fp16"
+        )
+    version = machine.tensorrt
+    if version is not None and modules.version_parts(version)[: len(OLDEST)] < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        against.append(f"TensorRT: {version} is there, explicit Q/DQ is built from {oldest} on; update JetPack there")
+    return against
 
 
 def _earlier(checked: bundles.Bundle, ready: Ready) -> tuple[str, ...]:

@@ -49,6 +49,8 @@ def read_here():
 
     if MODE == "no gpu":
         raise errors.EngineError("no GPU answers")
+    if MODE == "nano":
+        return Passport(module="p3448-0000", compute_capability="5.3", sm_count=1, tensorrt="8.2.1.9")
     return Passport(module="p3767-0000", compute_capability="8.7", sm_count=8, tensorrt="10.3.0.26")
 
 

@@ -129,6 +129,7 @@ def test_something_else_there(server, board, tiny_bundle, capsys):
     [
         ("full", 1, ("can't build this bundle", "room in", "are free", "TMPDIR")),
         ("old", 1, ("can't build this bundle", "bundle schema", "update edge_sdk there")),
+        ("nano", 1, ("can't build this bundle", "TensorRT: 8.2.1.9 is there", "from 8.6 on")),
         ("no gpu", 4, ("127.0.0.1: no GPU answers",)),
         ("refuses", 4, ("refused the model", "no layer like that")),
         ("lies", 3, ("not the engine of its passport",)),
@@ -138,6 +139,19 @@ def test_something_else_there(server, board, tiny_bundle, capsys):
 def test_what_is_wrong_there_is_told_here(server, board, tiny_bundle, capsys, mode, code, said):
     board.will(mode)
     refused(capsys, tiny_bundle, board, words(server, board, tiny_bundle), code, *said)
+
+
+def test_an_int8_bundle_for_a_module_without_int8(server, board, tmp_path, tiny_onnx, write_bundle, capsys):
+    made = write_bundle(tmp_path / "int8.edge", tiny_onnx, name="int8")
+    files = {bundles.INT8_MODEL: tiny_onnx, **{name: made.file(name) for name in made.manifest.files}}
+    entries = {name: bundles.file_entry(content) for name, content in files.items()}
+    manifest = msgspec.structs.replace(made.manifest, precision="int8", files=entries)
+    int8 = bundles.write_bundle(made.path, manifest, files, replace=True)
+    board.will("nano")
+    argv = words(server, board, int8)
+    refused(capsys, int8, board, argv, 1, "no INT8 for Jetson Nano (p3448-0000)", "--precision fp16", "TensorRT: 8.2")
+    board.will("")
+    assert main.run(argv) == 0
 
 
 def test_a_compiler_that_is_not_there_says_how_to_get_it_there(server, board, tiny_bundle, capsys):
