@@ -15,7 +15,11 @@ BUCKET = np.dtype([("index", "<i4"), ("count", "<u8")])
 INDEX_MAX = 2**20
 """Buckets beyond it (16,384 doublings at scale 6) are counted in the last one."""
 
+COUNT_MAX = 2**40
+"""A bucket that says more says so much; what a device claims must not overflow what others measured."""
+
 _DENSE_MAX = 4_000_000
+_EXPONENT_MAX = 1023.0  # the largest power of two that a float holds
 _HEADER = 4
 
 
@@ -60,8 +64,8 @@ def buckets_from_texts(texts: Sequence[str]) -> Buckets:
     return Buckets(
         owner[is_count],
         np.clip(index[is_count], -INDEX_MAX, INDEX_MAX),
-        values[is_count],
-        values[first + 1],
+        _bounded(values[is_count]),
+        _bounded(values[first + 1]),
         _unzigzag(values[first]),
     )
 
@@ -131,10 +135,11 @@ def quantiles(
     if total == 0:
         return [None for _ in shares]
     ranks = [min(total, max(1, int(np.ceil(share * total)))) for share in shares]
-    return [
-        0.0 if rank <= zeros else float(2.0 ** ((int(index[np.searchsorted(upto, rank)]) + 0.5) / 2.0**scale))
-        for rank in ranks
-    ]
+    return [0.0 if rank <= zeros else _middle(int(index[np.searchsorted(upto, rank)]), scale) for rank in ranks]
+
+
+def _middle(position: int, scale: int) -> float:
+    return float(2.0 ** min(_EXPONENT_MAX, (position + 0.5) / 2.0**scale))
 
 
 def _varints(data: NDArray[np.uint8], ends: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -146,6 +151,11 @@ def _varints(data: NDArray[np.uint8], ends: NDArray[np.int64]) -> tuple[NDArray[
     values: NDArray[np.int64] = np.add.reduceat(parts, first)
     upto = np.searchsorted(last, ends)
     return values, np.diff(upto, prepend=0)
+
+
+def _bounded(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    # Above 63 bits a number turns negative here, and is as much too large.
+    return np.where((counts < 0) | (counts > COUNT_MAX), COUNT_MAX, counts)
 
 
 def _unzigzag(values: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -19,6 +19,7 @@ from edge_sdk.collector.store.query import Queries
 from edge_sdk.collector.store.rows import SampleRow
 from edge_sdk.numerics import histogram
 from edge_sdk.records import telemetry
+from edge_sdk.records.histograms import Histogram
 from edge_sdk.testing.clock import FakeClock
 from edge_sdk.wire import codec, histograms
 
@@ -175,6 +176,32 @@ def test_latest_is_the_newest_by_its_own_time_of_each_device(store, ask):
     found = {one.device: msgspec.json.decode(one.sample) for one in ask.latest()}
     assert {name: sample["seq"] for name, sample in found.items()} == {"cam-1": 9, "cam-2": 5}
     assert [one.device for one in ask.latest(Scope(("cam-2", "cam-3")))] == ["cam-2"]
+
+
+def test_a_clock_that_was_ahead_once_does_not_hide_what_comes_later(store, ask):
+    ahead = row("cam-1", 0)
+    put(store, [ahead._replace(t=3e10, payload=ahead.payload.replace(f'"t":{START_T}', '"t":3e10')), row("cam-1", 1)])
+    assert [msgspec.json.decode(one.sample)["seq"] for one in ask.latest()] == [1]
+
+
+@pytest.mark.parametrize("rolled", [0, 2])
+def test_a_device_that_claims_the_impossible_leaves_the_others_their_figures(store, ask, rolled):
+    liar, honest = row("cam-0", 0, values=[1.0]), row("cam-1", 0, values=[10.0] * 50, power_w=6.0)
+    text = histograms.to_text(histogram.histogram_from_values(np.array([1.0])))
+    huge = histograms.to_text(Histogram(6, 2**64 - 1, 2**62, (2**64 - 1, 2**63)))
+    coarse = histograms.to_text(Histogram(-20, 0, 0, (5,)))
+    lies = liar.payload.replace(text, huge).replace('"count":1', f'"count":{2**63 - 1}').replace("null", "1e308")
+    again = row("cam-0", 1, values=[1.0])
+    put(
+        store,
+        [liar._replace(payload=lies), again._replace(payload=again.payload.replace(text, coarse)), honest],
+        rolled=rolled,
+    )
+    window = START_T, START_T + 60
+    by_device = {one.group["device"]: one.latency_ms["0.5"] for one in ask.quantiles([0.5], *window, by=["device"])}
+    assert by_device["cam-1"] == pytest.approx(10.0, rel=0.006)
+    assert len(ask.quantiles([0.0, 1.0], *window)) == 1
+    assert ask.series("power_w", *window)[1].value == [6.0]
 
 
 @pytest.mark.parametrize(

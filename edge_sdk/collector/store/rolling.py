@@ -20,6 +20,9 @@ from edge_sdk.records import metrics
 MINUTE_S = 60
 HOUR_S = 3600
 _FULL_POINTS = 59
+_SCALES = range(3, 13)
+"""Of histograms that are added up; one that is coarser would make all others as coarse."""
+_TOTAL_MAX = 2**62
 
 _TEXTS = ("power_boundary", "power_mode")
 METRICS: tuple[str, ...] = tuple(
@@ -181,7 +184,9 @@ def _merged_points(data: bytes, t: NDArray[np.float64], values: NDArray[np.float
     before_t, before = unpacked_points(data)
     all_t = np.concatenate([before_t, t.astype(np.float32)])
     order = np.argsort(all_t, kind="stable")
-    return packed_points(all_t[order], np.concatenate([before, values.astype(np.float32)])[order])
+    with np.errstate(over="ignore"):  # what no float32 holds is infinite there
+        added = values.astype(np.float32)
+    return packed_points(all_t[order], np.concatenate([before, added])[order])
 
 
 def unpacked_hours(data: bytes) -> NDArray[np.float64]:
@@ -197,8 +202,9 @@ def unpacked_hours(data: bytes) -> NDArray[np.float64]:
 def _merged_hours(data: bytes, _: NDArray[np.float64], values: NDArray[np.float64]) -> bytes:
     out = unpacked_hours(data)
     is_there = ~np.isnan(values)
+    with np.errstate(over="ignore"):
+        out[1] += np.where(is_there, values, 0).sum(axis=0)
     out[0] += is_there.sum(axis=0)
-    out[1] += np.where(is_there, values, 0).sum(axis=0)
     out[2] = np.minimum(out[2], np.where(is_there, values, np.inf).min(axis=0))
     out[3] = np.maximum(out[3], np.where(is_there, values, -np.inf).max(axis=0))
     return out.astype("<f8").tobytes()
@@ -230,7 +236,13 @@ def window_sums(folded: Folded, resolution_s: int) -> WindowSums:
     scale = np.full(len(windows), 6, np.int64)
     zeros = np.zeros(len(windows), np.int64)
     if buckets is not None:
-        scale[carriers], zeros[carriers] = buckets.scale, buckets.zeros
+        is_usable = np.isin(buckets.scale, _SCALES)
+        scale[carriers] = np.where(is_usable, buckets.scale, 6)
+        zeros[carriers] = np.where(is_usable, buckets.zeros, 0)
+        kept = is_usable[buckets.owner]
+        buckets = buckets._replace(
+            owner=buckets.owner[kept], position=buckets.position[kept], times=buckets.times[kept]
+        )
     owners = [
         WindowKey(folded.devices[sample], starts[sample], window.model, window.digest, int(scale[place]))
         for place, (sample, window) in enumerate(folded.windows)
@@ -248,8 +260,8 @@ def window_sums(folded: Folded, resolution_s: int) -> WindowSums:
 
     return WindowSums(
         keys,
-        total([window.count for window in windows]).astype(np.int64),
-        total([sum(window.errors.values()) for window in windows]).astype(np.int64),
+        total([min(window.count, batches.COUNT_MAX) for window in windows]).astype(np.int64),
+        total([min(sum(window.errors.values()), batches.COUNT_MAX) for window in windows]).astype(np.int64),
         total(zeros.tolist()).astype(np.int64),
         total([window.energy_j or 0.0 for window in windows]),
         sums,
@@ -276,9 +288,9 @@ def _merge_windows(database: Database, resolution_s: int, folded: Folded) -> Non
             index, count = np.concatenate([index, old_index]), np.concatenate([count, old_count])
             _, index, count = batches.add_up(np.zeros(len(index), np.int64), index, count)
         totals = (
-            answers + int(new.answers[place]),
-            failures + int(new.errors[place]),
-            zeros + int(new.zeros[place]),
+            min(_TOTAL_MAX, answers + int(new.answers[place])),
+            min(_TOTAL_MAX, failures + int(new.errors[place])),
+            min(_TOTAL_MAX, zeros + int(new.zeros[place])),
             energy_j + float(new.energy_j[place]),
         )
         out.append((resolution_s, *key, *totals, batches.packed(index, count)))

@@ -181,7 +181,7 @@ class SqlWriting(abc.ABC):
             key = (row.device, row.boot)
             by_boot[key] = max(by_boot.get(key, -1), row.seq)
             before = by_device.get(row.device)
-            if before is None or (row.t, row.seq) >= (before.t, before.seq):
+            if before is None or (_known_t(row), row.seq) >= (_known_t(before), before.seq):
                 by_device[row.device] = row
         newer = {key: seq for key, seq in by_boot.items() if seq > self._known[key].newest_seq}
         sites = {(row.device, row.boot): row.site for row in rows}
@@ -195,7 +195,12 @@ class SqlWriting(abc.ABC):
             "ON CONFLICT (device) DO UPDATE SET site = excluded.site, source = excluded.source, seq = excluded.seq, "
             "t = excluded.t WHERE excluded.t >= devices.t",
             [
-                (name, row.site, self._known[name, row.boot].number, row.seq, row.t)
+                (name, row.site, self._known[name, row.boot].number, row.seq, _known_t(row))
                 for name, row in sorted(by_device.items())
             ],
         )
+
+
+def _known_t(row: SampleRow) -> float:
+    """Gives when a Sample was taken at the latest: a clock that was ahead once must not hide all that comes later."""
+    return min(row.t, row.received_t)
