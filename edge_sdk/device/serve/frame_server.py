@@ -74,7 +74,7 @@ class _Session:
             try:
                 self._peer.settimeout(self._limits.request_s)
                 hello, layout = self._greeted()
-                memory, descriptor = self._mapped(layout)
+                memory = self._mapped(layout)
             except errors.EdgeError as error:
                 with contextlib.suppress(OSError):
                     self._say(Layout(error=str(error), kind=frame_wire.kind_of(error)))
@@ -83,11 +83,9 @@ class _Session:
                 _LOG.debug("a client of the frames socket went away: %s", error)
                 return
             try:
-                self._serve(hello, layout, memory, descriptor)
+                self._serve(hello, layout, memory)
             except OSError as error:
                 _LOG.debug("a client of the frames socket went away: %s", error)
-            finally:
-                os.close(descriptor)
 
     def shut(self, how: int) -> None:
         """Ends one or both directions from another thread."""
@@ -115,16 +113,16 @@ class _Session:
         self._say(layout)
         return hello, layout
 
-    def _mapped(self, layout: Layout) -> tuple[mmap.mmap, int]:
-        """Takes over the client's memory.
+    def _mapped(self, layout: Layout) -> mmap.mmap:
+        """Takes over the client's memory; a seal can't be taken off again, so its size is looked at this once.
 
         Raises:
             InputError: it is too small, or not sealed against shrinking.
         """
         descriptors = _received_descriptors(self._peer)
-        with contextlib.ExitStack() as undo:
+        with contextlib.ExitStack() as closing:
             for each in descriptors:
-                undo.callback(os.close, each)
+                closing.callback(os.close, each)  # a mapping lasts without it
             if len(descriptors) != 1:
                 raise errors.InputError(f"{len(descriptors)} descriptors came; expected the one of the memory")
             _check_memory(descriptors[0], layout.byte_size)
@@ -133,10 +131,9 @@ class _Session:
             except OSError as error:
                 raise errors.InputError(f"the memory can't be mapped: {error}") from error
             self._say(Layout())
-            undo.pop_all()
-        return memory, descriptors[0]
+        return memory
 
-    def _serve(self, hello: Hello, layout: Layout, memory: mmap.mmap, descriptor: int) -> None:
+    def _serve(self, hello: Hello, layout: Layout, memory: mmap.mmap) -> None:
         feeds, areas = _arrays(memory, layout.inputs), _arrays(memory, layout.outputs)
         # A session may wait for its next frame as long as it likes: a camera can be switched off.
         self._peer.settimeout(None)
@@ -144,7 +141,6 @@ class _Session:
         while self._receive(ask):
             sequence, priority, timeout_us = ASK.unpack(ask)
             try:
-                _check_memory(descriptor, layout.byte_size)
                 self._infer(hello, Request("", feeds, {}, True, {}, priority, timeout_us), areas)
                 outcome = frame_wire.OK
             except errors.EdgeError as error:
@@ -163,8 +159,7 @@ class _Session:
 
     def _infer(self, hello: Hello, request: Request, areas: Tensors) -> None:
         def parse() -> Request:
-            _check_booleans(request.feeds)
-            return request
+            return request._replace(feeds=_own(request.feeds))
 
         def respond(_: Request, outputs: Tensors) -> None:
             for name, area in areas.items():
@@ -212,10 +207,20 @@ def _check_memory(descriptor: int, byte_size: int) -> None:
         raise errors.InputError(f"the memory has {size} bytes; this session needs {byte_size}")
 
 
-def _check_booleans(feeds: Tensors) -> None:
-    for name, array in feeds.items():
+def _own(feeds: Tensors) -> Tensors:
+    """Gives inputs that the client can't change any more where that matters.
+
+    Floats are numbers whatever it writes meanwhile; an operator may use whole numbers as indices after it has checked
+    them, so those are copied.
+
+    Raises:
+        InputError: a bool has bytes other than 0 and 1.
+    """
+    owned = {name: array if array.dtype.kind == "f" else array.copy() for name, array in feeds.items()}
+    for name, array in owned.items():
         if array.dtype == np.bool_ and np.any(array.view(np.uint8) > 1):
             raise errors.InputError(f"input {name!r} is bool, but has bytes other than 0 and 1")
+    return owned
 
 
 def _received(peer: socket.socket, size: int) -> bytes:
