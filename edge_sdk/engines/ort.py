@@ -77,7 +77,7 @@ def session_from_model(model: str | Serialized, settings: "ort.SessionOptions") 
 
 
 def runner_from_model(
-    model: str | Serialized, outputs: Sequence[str] | None = None, *, threads: int = 0
+    model: str | Serialized, outputs: Sequence[str] | None = None, *, threads: int = 0, is_simulated: bool = False
 ) -> Callable[[Mapping[str, NDArray[Any]]], Tensors]:
     """Gives a function that runs a model on the CPU: inputs by name to outputs by name.
 
@@ -85,11 +85,15 @@ def runner_from_model(
         model: path of an ONNX file, or serialised ONNX.
         outputs: only these, which spares computing the others; None gives all.
         threads: intra-op threads; 0 leaves the choice to ONNX Runtime.
+        is_simulated: compute Q/DQ as written, with float kernels between roundings and the weights dequantised once,
+            instead of looking for integer kernels. Where those would not be found it is faster.
 
     Raises:
         ModelError: ONNX Runtime cannot load it. The function itself raises EngineError when a run fails.
     """
-    session = session_from_model(model, _settings(threads=threads))
+    settings = _settings(threads=threads)
+    settings.add_session_config_entry("session.disable_quant_qdq", str(int(is_simulated)))
+    session = session_from_model(model, settings)
     names = list(outputs) if outputs is not None else [argument.name for argument in session.get_outputs()]
 
     def run(feeds: Mapping[str, NDArray[Any]]) -> Tensors:

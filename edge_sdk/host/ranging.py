@@ -1,6 +1,7 @@
 """The calibration data to ranges: one pass over it, or what earlier passes left, then the choice of the methods."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,11 +46,26 @@ def ranged(job: Job, data: Opened, scan: Scan, graph: Graph) -> Ranged:
     collected, notes = _collected(job, data, scan, graph, key)
     if job.save_ranges is not None:
         rangefile.write_ranges(job.save_ranges, key, collected.state())
+    measured = functools.cache(functools.partial(measure, graph.model, graph.placed, collected))
     with job.stages("choose"):
-        sqnr_of, trials = measure(graph.model, graph.placed, collected)
-        choice = choose.chosen(collected, job.method, sqnr_of, trials=trials)
-        points = coverage.curve(collected, choice, sqnr_of if collected.held_feeds else None)
+        choice = _chosen(job, collected, measured)
+    with job.stages("coverage"):
+        points = coverage.curve(collected, choice, measured()[0] if collected.held_feeds else None)
     return Ranged(collected, choice, points, notes)
+
+
+def _chosen(
+    job: Job, collected: collect.Collected, measured: Callable[[], tuple[choose.Measure, int]]
+) -> choose.Choice:
+    """Gives the ranges; nothing is run for a method that the user named."""
+    if job.method != choose.AUTO:
+        return choose.chosen(collected, job.method, _unasked)
+    sqnr_of, trials = measured()
+    return choose.chosen(collected, job.method, sqnr_of, trials=trials)
+
+
+def _unasked(_ranges: Mapping[str, Range]) -> float:
+    raise AssertionError("a method that the user named is not measured against others")
 
 
 def _collected(
@@ -154,7 +170,7 @@ def measure(
     total = collected.histograms()
     scales = {name: found.scale for name, found in choose.ranges_by_method(total, "max").items()}
     adjustable = adjust.adjustable_from_proto(qdq.quantized_proto(model, placed, scales))
-    run = ort.runner_from_model(adjustable.content)
+    run = ort.runner_from_model(adjustable.content, is_simulated=True)
 
     def sqnr_of(ranges: Mapping[str, Range]) -> float:
         given = adjustable.feeds({name: found.scale for name, found in ranges.items()})

@@ -87,6 +87,7 @@ def test_a_build_gives_a_bundle_that_runs_and_figures_that_are_those_of_the_bund
         "check",
         "calibrate",
         "choose",
+        "coverage",
         "correct",
         "place",
         "compile",

@@ -183,7 +183,8 @@ def _tensor_bytes(tensor: onnx.TensorProto) -> int:
     """Gives the size of a tensor's values by its shape: protobuf would copy or serialise them to tell it."""
     if not tensor.HasField("raw_data"):
         return int(tensor.ByteSize())
-    return math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    size_bytes: int = math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return size_bytes
 
 
 def _check_has_weights(graph: onnx.GraphProto) -> None:
