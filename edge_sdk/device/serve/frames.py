@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edge_sdk import clock, errors
 from edge_sdk.device.serve import frame_wire
 from edge_sdk.device.serve.frame_wire import ASK, LENGTH, REPLY, Hello, Layout, Outcome, Tensor
-from edge_sdk.device.serve.waiting import Company, Wait
+from edge_sdk.device.serve.waiting import CLIENT_AWAKE_NS, Company, Wait
 
 _F_ADD_SEALS = 1033
 _F_SEAL_SEAL, _F_SEAL_SHRINK, _F_SEAL_GROW = 1, 2, 4
@@ -81,7 +81,7 @@ class Frames:
         self.outputs: dict[str, NDArray[Any]] = {}
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._buffer = bytearray(4096)
-        self._wait = Wait(self._socket, clock.SystemClock().tick_ns, Company())
+        self._wait = Wait(self._socket, clock.SystemClock().tick_ns, Company(), CLIENT_AWAKE_NS)
         with contextlib.ExitStack() as undo:
             undo.callback(self._socket.close)
             try:

@@ -32,8 +32,11 @@ class Company:
 class Wait:
     """How one thread waits on its socket. The socket has no timeout of Python's."""
 
-    def __init__(self, peer: socket.socket, tick_ns: Callable[[], int], company: Company) -> None:
+    def __init__(
+        self, peer: socket.socket, tick_ns: Callable[[], int], company: Company, awake_ns: int = AWAKE_NS
+    ) -> None:
         self._peer = peer
+        self._awake_ns = awake_ns
         self._tick_ns = tick_ns
         self._company = company
         self._is_quick = False
@@ -44,12 +47,12 @@ class Wait:
         company = self._company
         try:
             if self._is_quick and company.last is self and company.can_wait_awake:
-                count = self._awake(view, started_ns + AWAKE_NS)
+                count = self._awake(view, started_ns + self._awake_ns)
                 if count >= 0:
                     return count
             return self._peer.recv_into(view)
         finally:
-            self._is_quick = self._tick_ns() - started_ns < AWAKE_NS
+            self._is_quick = self._tick_ns() - started_ns < self._awake_ns
             company.last = self
 
     def _awake(self, view: Buffer, until_ns: int) -> int:
