@@ -1,6 +1,7 @@
 """A model above protobuf's 2 GB for real: from file to gated bundle. Takes minutes, 12 GB of memory and 10 GB of disk."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -17,7 +18,7 @@ LAYERS = {"w1": (INPUTS, INNER), "w2": (INNER, WIDE), "w3": (WIDE, INNER), "w4":
 
 
 def free_memory_bytes():
-    line = next(line for line in open("/proc/meminfo") if line.startswith("MemAvailable"))
+    line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
     return int(line.split()[1]) * 1024
 
 
