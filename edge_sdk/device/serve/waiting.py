@@ -9,10 +9,13 @@ import os
 import socket
 from collections.abc import Callable
 
-AWAKE_NS = 200_000
-"""Longest wait awake. A peer that needs longer gains little from it: a wake-up is less than a quarter of its time."""
+AWAKE_NS = 400_000
+"""Longest wait of a server awake. A peer that needs longer gains little: a wake-up is an eighth of its time."""
 
-_ATTEMPTS = 400
+CLIENT_AWAKE_NS = 200_000
+"""Of a client, whose answer takes as long as the model does: a larger one may want this core for itself."""
+
+_ATTEMPTS = 2000
 """More than fit into that time, for clocks that stand still."""
 
 Buffer = bytearray | memoryview
