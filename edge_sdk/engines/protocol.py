@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
+import msgspec
 from numpy.typing import NDArray
 
 from edge_sdk.records import tensors
@@ -11,14 +12,11 @@ from edge_sdk.records import tensors
 Tensors: TypeAlias = dict[str, NDArray[Any]]
 
 
-class StageTimes:
+class StageTimes(msgspec.Struct, gc=False):
     """Where a back end says how long its copies took; what it leaves at zero counts as compute."""
 
-    __slots__ = ("copy_in_ns", "copy_out_ns")
-
-    def __init__(self) -> None:
-        self.copy_in_ns = 0
-        self.copy_out_ns = 0
+    copy_in_ns: int = 0
+    copy_out_ns: int = 0
 
 
 class Backend(Protocol):

@@ -4,7 +4,7 @@ The hot path uses single operations on lists only, which CPython makes atomic, s
 """
 
 import threading
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -20,8 +20,12 @@ _FOLD_AT = 50_000
 """Timings held before they are folded ahead of time: bounds memory to some 15 MB per model."""
 
 
-class Spent(NamedTuple):
-    """Where the time of one request went: in the engine, and around it."""
+class Spent(msgspec.Struct, frozen=True, gc=False):
+    """Where the time of one request went: in the engine, and around it.
+
+    A struct without the collector's book-keeping: a tuple takes four times as long, and 50,000 of them make each
+    collection of garbage slow.
+    """
 
     engine: timings.Timings
     queue_ns: int
@@ -168,14 +172,14 @@ class Recorder:
 
 def _stages_ns(spent: Spent) -> tuple[int, ...]:
     """Gives the stages of one request in the order of STAGES."""
-    engine, queue_ns, pre_ns, post_ns = spent
+    engine = spent.engine
     return (
-        engine.queue_ns + queue_ns,
-        engine.pre_ns + pre_ns,
+        engine.queue_ns + spent.queue_ns,
+        engine.pre_ns + spent.pre_ns,
         engine.copy_in_ns,
         engine.compute_ns,
         engine.copy_out_ns,
-        engine.post_ns + post_ns,
+        engine.post_ns + spent.post_ns,
     )
 
 
