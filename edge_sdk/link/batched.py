@@ -26,21 +26,24 @@ class BatchedClient(paho.Client):
 
     _fed = b""
     _has_ended = False
-    _acks = b""  # going out: nothing of paho's is half sent
-    _acks_later = b""  # waiting until that is so
+    _own = b""  # ours, going out: nothing of paho's is half sent
+    _own_later = b""  # waiting until that is so
+    has_ended_in_order = False
 
     def read(self, reader: PacketReader) -> Part:
         """Gives what one read of the socket completes; the end of the connection is paho's to handle."""
         connected = self.socket()
         if connected is None:
             return _NOTHING
+        data: bytes | None
         try:
             data = connected.recv(_READ_BYTES)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return _NOTHING
         except OSError:
-            data = b""
+            data = None
         if not data:
+            self.has_ended_in_order = data is not None
             self._has_ended = True
             self.loop_read()
             return _NOTHING
@@ -53,35 +56,35 @@ class BatchedClient(paho.Client):
             while self._fed and self.socket() is not None:
                 self.loop_read()
 
-    def acknowledge(self, acks: bytes) -> None:
-        """Sends PUBACK packets, all together."""
-        self._acks_later += acks
+    def write(self, packets: bytes) -> None:
+        """Sends whole packets of ours, all together, in the order in which they are given."""
+        self._own_later += packets
         self.loop_write()
 
     def want_write(self) -> bool:
         """Tells whether something waits for the socket."""
-        return bool(self._acks or self._acks_later) or super().want_write()
+        return bool(self._own or self._own_later) or super().want_write()
 
     def loop_write(self) -> MQTTErrorCode:
-        """Sends what waits: acknowledgements that were begun, then paho's packets, then the other acknowledgements."""
-        self._send_acks()
+        """Sends what waits: packets of ours that were begun, then paho's, then our others."""
+        self._send_own()
         code = super().loop_write()
-        if self._acks_later and not self._acks and not super().want_write():
-            self._acks, self._acks_later = self._acks_later, b""
-            self._send_acks()
+        if self._own_later and not self._own and not super().want_write():
+            self._own, self._own_later = self._own_later, b""
+            self._send_own()
         return code
 
-    def _send_acks(self) -> None:
+    def _send_own(self) -> None:
         connected = self.socket()
-        if not self._acks or connected is None:
+        if not self._own or connected is None:
             return
         try:
-            sent = connected.send(self._acks)
+            sent = connected.send(self._own)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return
         except OSError:
-            sent = len(self._acks)  # the next read says that the connection has ended
-        self._acks = self._acks[sent:]
+            sent = len(self._own)  # the next read says that the connection has ended
+        self._own = self._own[sent:]
 
     # paho calls these two instead of its socket.
 
@@ -92,8 +95,8 @@ class BatchedClient(paho.Client):
         return chunk
 
     def _sock_send(self, buf: bytes | bytearray) -> int:
-        self._send_acks()
-        if self._acks:
+        self._send_own()
+        if self._own:
             raise BlockingIOError
         return super()._sock_send(buf)
 
@@ -122,7 +125,7 @@ def _tries_feeding(near: socket.socket, far: socket.socket) -> bool:
     client._sock = near  # noqa: SLF001  # as connect() would
     try:
         client.take_in([b"\x20\x03\x00\x00\x00"])
-        client.acknowledge(b"\x40\x02\x00\x07")
+        client.write(b"\x40\x02\x00\x07")
         has_sent = far.recv(16) == b"\x40\x02\x00\x07"
         client._send_pingreq()  # type: ignore[no-untyped-call,unused-ignore]  # noqa: SLF001
         return answers == [True] and has_sent and far.recv(16) == b"\xc0\x00"

@@ -14,6 +14,7 @@ from typing import Protocol
 from edge_sdk import clock, errors
 from edge_sdk.link import backoff, filters
 from edge_sdk.link.counting import CountingLink
+from edge_sdk.link.reading import TOO_LARGE
 from edge_sdk.link.settings import MqttSettings
 from edge_sdk.link.window import Outgoing, Window
 
@@ -23,6 +24,7 @@ _IDLE_POLL_S = 1.0
 _BUSY_POLL_S = 0.05  # while a deadline runs: connecting, closing
 _REFUSALS_TOLD = 100
 _UNLIMITED_BYTES = 2**31
+_CLOSED_TWICE = 2  # and soon after it was accepted: two clients of one name push each other out like that
 _STEADY_S = 5.0  # a connection that stood this long makes the next wait short again
 
 
@@ -34,6 +36,7 @@ class Connection(Protocol):
         error: why it failed or ended; empty when there is no reason to tell.
         was_taken_over: another client of the same name pushed us out.
         was_too_large: the peer ended it because of the size of a message.
+        has_ended_in_order: the peer closed it without a word, as some brokers do when another client takes our name.
         at_once_max: most unacknowledged messages the peer takes.
         message_max_bytes: largest message the peer takes.
     """
@@ -44,6 +47,11 @@ class Connection(Protocol):
     was_too_large: bool
     at_once_max: int
     message_max_bytes: int
+
+    @property
+    def has_ended_in_order(self) -> bool:
+        """See above."""
+        ...
 
     def open(self) -> None:
         """Sends the first bytes; raises OSError if nobody listens."""
@@ -147,6 +155,9 @@ class MendingLink(CountingLink):
                 self._published += 1
                 return
             self._refused += 1
+            if refusal == TOO_LARGE:
+                self._refused_bytes = min(self._refused_bytes, message.size_bytes)
+                self._message_max_bytes = min(self._message_max_bytes, self._refused_bytes - 1)
             self._last_error = f"the broker refused {message.topic}: {refusal}"
             is_news = (message.topic, refusal) not in self._refusals
             if len(self._refusals) < _REFUSALS_TOLD:
@@ -179,13 +190,17 @@ class MendingLink(CountingLink):
 
     def _run(self) -> None:
         waits = self._waits()
+        closed_by_peer = 0
         try:
             while not self._is_closing.is_set():
                 connection = self._connection(wake_fd=self._wake_fd, is_first=self._connects == 0)
-                if self._attempt(connection) >= _STEADY_S:
+                stood_s = self._attempt(connection)
+                if stood_s >= _STEADY_S:
                     waits = self._waits()
                 wait_s = next(waits)
-                if connection.was_taken_over:
+                closed_by_peer = closed_by_peer + 1 if connection.has_ended_in_order else 0
+                is_suspect = closed_by_peer >= _CLOSED_TWICE and 0 < stood_s < _STEADY_S
+                if connection.was_taken_over or is_suspect:
                     wait_s = max(wait_s, self._settings.reconnect_cap_s / 2)
                 self._is_closing.wait(wait_s)
         finally:

@@ -19,7 +19,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from edge_sdk import clock, errors
-from edge_sdk.link import batched, filters
+from edge_sdk.link import batched, filters, reading
 from edge_sdk.link.batched import BatchedClient
 from edge_sdk.link.dispatch import Dispatch
 from edge_sdk.link.mending import Connection, MendingLink
@@ -110,6 +110,8 @@ class _PahoConnection:
         self._reader = PacketReader(_RECEIVED_MAX_BYTES)
         self._held: Part | None = None
         self._is_polled_for_write = False
+        self._ids: set[int] = set()
+        self._last_id = 0
         self._unanswered: dict[int, str] = {}
         self._client = self._new_client(will, tls)
 
@@ -175,24 +177,45 @@ class _PahoConnection:
         if early and self.is_ready:  # what came with the last answer waits until the link has noted the connection
             self._held = part._replace(others=others[early:])
             return
+        for packet_id, reason in part.acknowledged:
+            self._ids.discard(packet_id)
+            self._acknowledged(packet_id, reading.refusal(reason))
         for _ in range(part.unreadable):
             self._dispatch.count_error()
-        self._dispatch.deliver(part.messages)
-        client.acknowledge(part.acks)
+        if part.messages:
+            self._dispatch.deliver(part.messages)
+        if part.acks:
+            client.write(part.acks)
         client.take_in(others[early:])
         if part.problem:
             raise errors.PayloadError(f"{self._settings.url} sent what can't be read: {part.problem}")
 
     def send(self, message: Outgoing) -> int | None:
         """Gives the packet id of the PUBLISH."""
+        if isinstance(self._client, BatchedClient):
+            packet_id = self._free_id()
+            self._client.write(reading.publish_packet(message.topic, message.payload, packet_id, retain=message.retain))
+            return packet_id
         info = self._client.publish(message.topic, message.payload, qos=1, retain=message.retain)
         return info.mid if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS else None
+
+    def _free_id(self) -> int:
+        while True:
+            self._last_id = self._last_id % 65535 + 1
+            if self._last_id not in self._ids:
+                self._ids.add(self._last_id)
+                return self._last_id
 
     def say_goodbye(self) -> None:
         """Sends DISCONNECT."""
         self._client.disconnect()
         if self._client.want_write():
             self._client.loop_write()
+
+    @property
+    def has_ended_in_order(self) -> bool:
+        """Tells whether the peer closed the connection itself, without a word."""
+        return isinstance(self._client, BatchedClient) and self._client.has_ended_in_order and not self.was_taken_over
 
     def drop(self) -> None:
         """Closes the socket; paho has no call for it that says nothing to the broker."""

@@ -11,7 +11,44 @@ from edge_sdk.link.protocol import Message
 
 _PUBLISH = 0x30
 _PUBACK = b"\x40\x02"
+_BARE = 2  # a PUBACK of this length says success
 _TOPICS_HELD = 100_000
+_FAILED = 128
+TOO_LARGE = "Packet too large"
+"""What a broker says, in its answer or as it ends the connection, of a message that it never takes."""
+
+# MQTT 5.0, section 2.4: those that a PUBACK may have, and the size, which mosquitto says so as well.
+_REFUSALS = {
+    128: "Unspecified error",
+    131: "Implementation specific error",
+    135: "Not authorized",
+    144: "Topic Name invalid",
+    145: "Packet identifier in use",
+    149: TOO_LARGE,
+    151: "Quota exceeded",
+    153: "Payload format invalid",
+}
+
+
+def refusal(reason: int) -> str:
+    """Gives a PUBACK's reason in words; empty for success. paho's own table lacks what mosquitto says of the size."""
+    return "" if reason < _FAILED else _REFUSALS.get(reason, f"reason code {reason}")
+
+
+def publish_packet(topic: str, payload: bytes, packet_id: int, *, retain: bool) -> bytes:
+    r"""Gives a PUBLISH of QoS 1 without properties.
+
+    >>> publish_packet("t", b"x", 7, retain=False)
+    b'2\x07\x00\x01t\x00\x07\x00x'
+    """
+    name = topic.encode()
+    length = len(name) + len(payload) + 5
+    head = bytearray([_PUBLISH | 2 | retain])
+    while length > 127:
+        head.append(length & 127 | 128)
+        length >>= 7
+    head.append(length)
+    return b"".join((head, len(name).to_bytes(2, "big"), name, packet_id.to_bytes(2, "big"), b"\0", payload))
 
 
 class Part(NamedTuple):
@@ -20,6 +57,7 @@ class Part(NamedTuple):
     Attributes:
         messages: of its PUBLISH packets.
         acks: the PUBACK packets that answer those of QoS 1.
+        acknowledged: packet id and reason code of every PUBACK that came.
         others: every other packet, whole.
         unreadable: PUBLISH packets whose topic is no UTF-8; acknowledged, and left out.
         problem: why the stream can't be read on after these: not MQTT 5, or a packet larger than was agreed.
@@ -30,6 +68,7 @@ class Part(NamedTuple):
     others: list[bytes]
     unreadable: int = 0
     problem: str = ""
+    acknowledged: tuple[tuple[int, int], ...] = ()
 
 
 class PacketReader:
@@ -53,6 +92,7 @@ class PacketReader:
         problem = ""
         acks: list[bytes] = []
         others: list[bytes] = []
+        acknowledged: list[tuple[int, int]] = []
         at, end = 0, len(data)
         try:
             while at < end:
@@ -68,6 +108,8 @@ class PacketReader:
                         unreadable += 1
                     else:
                         messages.append(message)
+                elif first == _PUBACK[0]:
+                    acknowledged.append((data[body] << 8 | data[body + 1], data[body + 2] if length > _BARE else 0))
                 else:
                     others.append(data[at:after])
                 at = after
@@ -76,7 +118,7 @@ class PacketReader:
         if at == end:
             self._needed_bytes = 0
         self._rest = data[at:]
-        return Part(messages, b"".join(acks), others, unreadable, problem)
+        return Part(messages, b"".join(acks), others, unreadable, problem, tuple(acknowledged))
 
     def _header(self, data: bytes, at: int) -> tuple[int, int]:
         """Gives where the packet's body begins and its length; (0, 0) when that is not known yet."""

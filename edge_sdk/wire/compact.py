@@ -128,7 +128,7 @@ def to_bytes(sample: telemetry.Sample) -> bytes:
 
     >>> sample = telemetry.Sample(v=2, device="cam-7", boot="00c0ffee", seq=3, t=0, up_s=0, interval_s=1)
     >>> len(to_bytes(sample)), from_bytes(to_bytes(sample)).sample == sample
-    (50, True)
+    (53, True)
     """
     place = [getattr(sample, name) for name in _FIRST_FIELDS]
     place += [

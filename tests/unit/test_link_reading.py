@@ -131,7 +131,7 @@ def test_any_bytes_are_read_or_refused_and_nothing_is_held_beyond_them(noise, se
     except errors.PayloadError:
         return
     assert sum(len(message.payload) for message in messages) + sum(map(len, others)) <= len(data)
-    assert len(acks) <= 4 * len(messages)
+    assert len(acks) <= len(data)
 
 
 def test_a_large_packet_in_many_pieces_is_put_together_once():
@@ -160,7 +160,7 @@ def test_the_installed_paho_can_be_fed():
 def test_another_paho_is_noticed_and_reads_for_itself(monkeypatch, caplog):
     monkeypatch.setattr(paho.Client, "loop_read", lambda self, max_packets=1: setattr(self, "_fed", b""))
     assert not batched.works.__wrapped__()
-    monkeypatch.setattr(BatchedClient, "acknowledge", lambda self, acks: 1 / 0)
+    monkeypatch.setattr(BatchedClient, "write", lambda self, packets: 1 / 0)
     assert not batched.works.__wrapped__()
     assert [record.message.partition(":")[0] for record in caplog.records] == [
         "this version of paho reads its messages one by one"
@@ -172,23 +172,31 @@ def test_acknowledgements_never_go_into_the_middle_of_another_packet(fed):
     payload = bytes(4_000_000)  # more than the socket takes at once
     client.publish("t", payload, qos=1)
     assert paho.Client.want_write(client)
-    client.acknowledge(b"\x40\x02\x00\x01" * 3)
-    client.acknowledge(b"\x40\x02\x00\x02")
+    client.write(b"\x40\x02\x00\x01" * 3)
+    client.write(b"\x40\x02\x00\x02")
     stream = drained(client, far)
-    messages, _, others = read([stream])
-    assert [message.payload for message in messages] == [payload]
-    assert others == [b"\x40\x02\x00\x01"] * 3 + [b"\x40\x02\x00\x02"]
+    part = PacketReader(2**24).feed(stream)
+    assert [message.payload for message in part.messages] == [payload]
+    assert part.acknowledged == ((1, 0), (1, 0), (1, 0), (2, 0))
 
 
 def test_no_packet_goes_into_the_middle_of_acknowledgements(fed):
     client, far = fed
     acks = b"".join(b"\x40\x02" + number.to_bytes(2, "big") for number in range(65536)) * 20
-    client.acknowledge(acks)
+    client.write(acks)
     assert client.want_write()
     client.publish("t", b"x", qos=1)
-    messages, _, others = read([drained(client, far)])
-    assert b"".join(others) == acks
-    assert [message.payload for message in messages] == [b"x"]
+    part = PacketReader(2**24).feed(drained(client, far))
+    assert len(part.acknowledged) == len(acks) // 4
+    assert [message.payload for message in part.messages] == [b"x"]
+
+
+def test_reason_codes_of_acknowledgements_are_read():
+    part = PacketReader(1000).feed(
+        b"\x40\x02\x00\x01" + b"\x40\x03\x00\x02\x95" + b"\x40\x04\x01\x02\x87\x00" + b"\x40\x01\x00"
+    )
+    assert part.acknowledged == ((1, 0), (2, 0x95), (258, 0x87))
+    assert part.problem
 
 
 def drained(client, far):

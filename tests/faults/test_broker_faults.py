@@ -1,0 +1,477 @@
+"""B1 to B5 and C1 to C5: brokers and collectors that die, overflow, refuse, are taken over, put back or poisoned."""
+
+import contextlib
+import json
+import queue
+import random
+import shutil
+import sqlite3
+import threading
+import time
+
+import link_rig
+import msgspec
+import pytest
+from link_rig import Broker, CollectorProcess, Device, Proxy, PubackDevice, until
+
+from edge_sdk import errors
+from edge_sdk.clock import SystemClock
+from edge_sdk.collector.service import Collector
+from edge_sdk.collector.settings import CollectorSettings
+from edge_sdk.link.mqtt import MqttLink, MqttSettings
+from edge_sdk.records import telemetry
+from edge_sdk.wire import codec
+
+pytestmark = pytest.mark.skipif(link_rig.MOSQUITTO is None, reason=link_rig.NO_MOSQUITTO)
+GOLDEN = link_rig.ROOT / "tests/golden/messages"
+
+
+@pytest.fixture
+def closing():
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def database(tmp_path):
+    return tmp_path / "t.db"
+
+
+def collector_on(url, database, closing, **settings):
+    link = MqttLink(MqttSettings(url=url, client_id="collector", reconnect_cap_s=0.2))
+    made = Collector(CollectorSettings(database=str(database), retry_s=0.05, **settings), link, SystemClock())
+    made.start()
+    closing.callback(made.close)
+    assert link.wait_for_connected(link_rig.WAIT_S)
+    return made
+
+
+def broker_on(folder, closing, *lines, **options):
+    broker = Broker(folder, *lines, **options)
+    closing.callback(broker.kill)
+    return broker
+
+
+def device_on(url, closing, kind=Device, **settings):
+    made = kind(url, **settings)
+    closing.callback(made.close)
+    return made
+
+
+def drained(database, device, wait_s=link_rig.WAIT_S):
+    until(lambda: device.held == 0 and link_rig.verdict(database, device)[0] == 0, "the spool to drain", wait_s)
+
+
+def killed_broker_rounds(folder, closing, kind, database):
+    """Collector away, messages with the broker, broker killed; five times. Gives the device at the end."""
+    broker = broker_on(folder, closing, persistence=True)
+    first = collector_on(broker.url, database, closing)
+    until(lambda: first.snapshot().is_running, "the collector")
+    first.close()
+    device = device_on(broker.url, closing, kind)
+    assert device.link.wait_for_connected(link_rig.WAIT_S)
+    for _ in range(5):
+        device.make(200)
+        until(lambda: device.link.snapshot().published >= 200, "the broker's acknowledgements")
+        time.sleep(0.3)
+        broker.kill()
+        broker.start()
+        assert until(lambda: device.link.snapshot().is_connected, "the device to be back")
+    again = collector_on(broker.url, database, closing)
+    time.sleep(1.0)
+    return device, again
+
+
+@pytest.mark.fault("B1")
+def test_the_broker_is_killed_with_messages_in_it(fault, closing, tmp_path, database):
+    ours, _ = killed_broker_rounds(tmp_path, closing, Device, database)
+    drained(database, ours)
+    assert link_rig.verdict(database, ours) == (0, 0)
+    other = tmp_path / "control"
+    other.mkdir()
+    control, _ = killed_broker_rounds(other, closing, PubackDevice, other / "t.db")
+    lost, _ = link_rig.verdict(other / "t.db", control)
+    assert lost > 0, "the control must lose"
+    fault(
+        what="broker killed with -9 while the collector is away, five times",
+        injected=f"5 kills, {ours.made} records, persistence on as installed",
+        bar="0 lost, 0 stored twice",
+        measured="0 lost, 0 twice",
+        control=f"delete on the broker's acknowledgement: {lost} of {control.made} lost",
+    )
+
+
+@pytest.mark.fault("B2")
+def test_the_brokers_queue_overflows(fault, closing, tmp_path, database):
+    found = {}
+    for kind, name in ((Device, "ours"), (PubackDevice, "control")):
+        folder = tmp_path / name
+        folder.mkdir()
+        broker = broker_on(folder, closing)  # as installed: 1,000 messages for one who is away
+        file = folder / "t.db"
+        collector_on(broker.url, file, closing).close()  # its session stays at the broker
+        device = device_on(broker.url, closing, kind)
+        device.make(5000)
+        until(lambda: device.link.snapshot().published >= 4000 or device.held <= 5000, "the broker")
+        time.sleep(2.0)
+        collector_on(broker.url, file, closing)
+        if kind is Device:
+            drained(file, device)
+        else:
+            until(lambda: device.held == 0, "the control to send everything")
+            time.sleep(2.0)
+        found[name] = link_rig.verdict(file, device)
+    assert found["ours"] == (0, 0)
+    assert found["control"][0] > 0, "the control must lose"
+    fault(
+        what="5,000 messages for a collector that is away, where the broker keeps 1,000",
+        injected="5,000 records, mosquitto as installed",
+        bar="0 lost, 0 stored twice",
+        measured="0 lost, 0 twice",
+        control=f"delete on the broker's acknowledgement: {found['control'][0]} of 5000 lost",
+    )
+
+
+@pytest.mark.fault("B3")
+def test_the_broker_does_not_let_us_publish(fault, closing, tmp_path, database, caplog):
+    acl = tmp_path / "acl"
+    acl.write_text("topic read #\n")
+    acl.chmod(0o644)
+    tmp_path.chmod(0o755)
+    broker = broker_on(tmp_path, closing, f"acl_file {acl}", "user root")
+    ours = device_on(broker.url, closing, resend_s=5.0)
+    ours.make(30)
+    until(lambda: ours.link.snapshot().refused >= 30, "the refusals")
+    state = ours.link.snapshot()
+    told = [record for record in caplog.records if "Not authorized" in record.message]
+    assert "Not authorized" in state.last_error
+    assert (state.published, ours.held, len(told)) == (0, 30, 1)
+    acl.write_text("topic readwrite #\n")
+    broker.kill()
+    broker.start()
+    collector_on(broker.url, database, closing)
+    drained(database, ours)
+    assert link_rig.verdict(database, ours) == (0, 0)
+    fault(
+        what="an access list that denies us by mistake",
+        injected="30 records without the right to publish, then with it",
+        bar="reason seen, record kept, one alert, not counted as delivered",
+        measured=f"{state.refused} refused (Not authorized), 30 held, 0 counted as published, 1 warning; 0 lost after",
+        control="MQTT 3.1.1 is told of success (measured: facts of mosquitto 2.0.11); this link speaks 5 only",
+    )
+
+
+@pytest.mark.fault("B4")
+@pytest.mark.parametrize("line", ["message_size_limit 2000", "max_packet_size 2000"])
+def test_the_broker_refuses_the_size(fault, closing, tmp_path, line):
+    broker = broker_on(tmp_path, closing, line)
+    ear, heard = link_rig.hear(broker.url, "t/#")
+    closing.callback(ear.close)
+    link = MqttLink(MqttSettings(url=broker.url, client_id="sender", reconnect_cap_s=0.1))
+    link.open()
+    closing.callback(link.close)
+    assert link.wait_for_connected(link_rig.WAIT_S)
+    arrived, refused = set(), 0
+
+    def send(payload):
+        nonlocal refused
+        while True:
+            try:
+                link.publish("t/x", payload)
+            except errors.OversizeError:
+                refused += 1
+                return
+            except errors.LinkError:
+                time.sleep(0.02)
+            else:
+                return
+
+    for number in range(20):
+        send(b"%d" % number)
+        if number in (5, 10):
+            send(b"x" * 5000)
+    deadline = time.monotonic() + link_rig.WAIT_S
+    while len(arrived) < 20 and time.monotonic() < deadline:
+        with contextlib.suppress(queue.Empty):
+            arrived.add(heard.get(timeout=0.2).payload)
+    until(lambda: link.snapshot().in_flight == 0, "the broker's answers")
+    state = link.snapshot()
+    assert arrived == {b"%d" % number for number in range(20)}
+    assert refused + state.refused >= 2
+    assert state.connects <= 4
+    fault(
+        part=line.split()[0],
+        what="messages that are larger than the broker takes, between others",
+        injected=f"2 of 5,000 bytes among 20 small ones, {line}",
+        bar="the large ones refused, the others not held up",
+        measured=f"20 of 20 small ones arrived; {refused} refused before sending, {state.connects} connects",
+        control="the large one alone, sent again on every connection, would end each of them (given up after the first)",
+    )
+
+
+@pytest.mark.fault("B5")
+def test_another_client_takes_our_name(fault, closing, tmp_path, database, caplog):
+    broker = broker_on(tmp_path, closing)
+    collector_on(broker.url, database, closing)
+    ours = device_on(broker.url, closing, reconnect_cap_s=20.0)
+    assert ours.link.wait_for_connected(link_rig.WAIT_S)
+    ours.make(10)
+    drained(database, ours)
+    thief = MqttLink(MqttSettings(url=broker.url, client_id=link_rig.DEVICE, reconnect_cap_s=60.0))
+    thief.open()
+    closing.callback(thief.close)
+    assert thief.wait_for_connected(link_rig.WAIT_S)
+    until(lambda: not ours.link.snapshot().is_connected, "the take-over")
+    ours.make(20)
+    time.sleep(6.0)
+    connects = ours.link.snapshot().connects
+    told = [
+        record for record in caplog.records if "another client" in record.message and "closed" not in record.message
+    ]
+    assert connects <= 2
+    assert "another client" in ours.link.snapshot().last_error
+    assert ours.held in (0, 20)
+    thief.close()
+    drained(database, ours, 60)
+    assert link_rig.verdict(database, ours) == (0, 0)
+    fault(
+        what="a second client with the same id",
+        injected="one take-over, held for 6 s",
+        bar="detected, <= 1 reconnect in 10 s, 0 lost",
+        measured=f"named in the state, {connects - 1} reconnects in 6 s, {len(told)} warnings, 0 lost after",
+        control="with the usual wait of at most 0.5 s the two would push each other out from then on",
+    )
+
+
+@pytest.mark.fault("C1")
+def test_the_collector_is_killed_between_commit_and_receipt(fault, closing, tmp_path, database):
+    broker = broker_on(tmp_path, closing)
+    ours = device_on(broker.url, closing)
+    rng, kills = random.Random(1), 12
+    process = CollectorProcess(broker.url, database)
+    closing.callback(process.kill)
+    for _ in range(kills):
+        before = link_rig.stored(database, ours.boot)[0]
+        ours.make(100)
+        until(lambda: link_rig.stored(database, ours.boot)[0] > before, "a commit")
+        time.sleep(rng.uniform(0, 0.02))
+        process.kill()
+        process.start()
+    drained(database, ours)
+    sent_again = ours.link.snapshot().published - ours.made
+    assert link_rig.verdict(database, ours) == (0, 0)
+    process.stop()
+    blind = control_without_unique(database)
+    assert blind > 0
+    fault(
+        what="collector killed with -9 after a commit, before or amid its receipts",
+        injected=f"{kills} kills, {ours.made} records, {sent_again} sent again",
+        bar="0 lost, 0 stored twice",
+        measured="0 lost, 0 twice",
+        control=f"the same arrivals in a table without a unique key: {blind} rows twice",
+    )
+
+
+def control_without_unique(database):
+    with contextlib.closing(sqlite3.connect(database)) as db, contextlib.closing(sqlite3.connect(":memory:")) as other:
+        rows = db.execute("SELECT device, boot, seq FROM samples LIMIT 50").fetchall()
+        other.execute("CREATE TABLE s (device, boot, seq)")
+        for _ in range(2):  # sent, and sent again
+            other.executemany("INSERT INTO s VALUES (?, ?, ?)", rows)
+        return other.execute("SELECT COUNT(*) - COUNT(DISTINCT seq) FROM s").fetchone()[0]
+
+
+@pytest.mark.fault("C2")
+def test_the_database_is_locked(fault, closing, tmp_path, database):
+    broker = broker_on(tmp_path, closing)
+    collector = collector_on(broker.url, database, closing)
+    ours = device_on(broker.url, closing)
+    ours.make(50)
+    drained(database, ours)
+    receipts = collector.snapshot().receipts
+    with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        ours.make(500)
+        until(lambda: collector.snapshot().store_failures > 0, "a failed commit")
+        time.sleep(2.0)
+        state = collector.snapshot()
+        assert state.receipts == receipts
+        assert ours.held == 500
+        assert ours.link.snapshot().is_connected
+        other.execute("ROLLBACK")
+    drained(database, ours)
+    assert link_rig.verdict(database, ours) == (0, 0)
+    assert "locked" in state.last_error
+    fault(
+        part="locked",
+        what="another program holds the database",
+        injected=f"locked for 3 s, 500 records meanwhile, {state.store_failures} failed commits",
+        bar="no receipt, memory bounded, link stays up",
+        measured="0 receipts, 500 held by the device, 0 lost and 0 twice after",
+        control="a receipt before the commit would have been sent for all 500 (delete on acknowledgement: B1)",
+    )
+
+
+POISON = {
+    "bad UTF-8": b'{"v":1,"device":"\xff"}',
+    "deep JSON": b"[" * 50_000 + b"]" * 50_000,
+    "10 MB": b"x" * 10_000_000,
+    "deep MessagePack": b"\x91" * 60_000,
+    "NaN": b'{"v":1,"t":NaN}',
+}
+
+
+@pytest.mark.fault("C3")
+def test_poison(fault, closing, tmp_path, database):
+    broker = broker_on(tmp_path, closing)
+    collector = collector_on(broker.url, database, closing)
+    ours = device_on(broker.url, closing)
+    ours.make(5)
+    drained(database, ours)
+    poisoner = MqttLink(MqttSettings(url=broker.url, client_id="poisoner"))
+    poisoner.open()
+    closing.callback(poisoner.close)
+    assert poisoner.wait_for_connected(link_rig.WAIT_S)
+    worst_s, connected = 0.0, 0
+    for count, payload in enumerate(POISON.values(), start=1):
+        poisoner.publish(f"{link_rig.UP}/telemetry", payload)
+        if len(payload) <= 4 * 2**20:  # more than the collector announced to take never reaches it
+            connected += 1
+            until(lambda: collector.snapshot().refused >= connected, f"poison {count}")
+        began_s = time.monotonic()
+        ours.make(1)
+        drained(database, ours)
+        worst_s = max(worst_s, time.monotonic() - began_s)
+    state = collector.snapshot()
+    assert state.is_running
+    assert state.refused == connected
+    assert link_rig.verdict(database, ours) == (0, 0)
+    with pytest.raises(UnicodeDecodeError):
+        POISON["bad UTF-8"].decode()
+    fault(
+        what="payloads that are no record",
+        injected=", ".join(POISON),
+        bar="alive, each counted once, the next good record stored",
+        measured=f"alive, {state.refused} counted and kept (10 MB never delivered), next record stored within {worst_s:.2f} s",
+        control="a callback that decodes without a fence raises UnicodeDecodeError, which ends paho's thread",
+    )
+
+
+@pytest.mark.fault("C4")
+def test_old_and_new_schemas_mixed(fault, closing, tmp_path, database):
+    broker = broker_on(tmp_path, closing)
+    collector = collector_on(broker.url, database, closing)
+    link = MqttLink(MqttSettings(url=broker.url, client_id="mixed"))
+    link.open()
+    closing.callback(link.close)
+    assert link.wait_for_connected(link_rig.WAIT_S)
+    payloads = []
+    for number in range(60):
+        document = json.loads((GOLDEN / f"v{number % 3 + 1}/telemetry.json").read_text())
+        payloads.append(json.dumps(document | {"seq": number, "oldest_seq": 0}).encode())
+        link.publish(f"{link_rig.UP}/telemetry", payloads[-1])
+    until(lambda: collector.snapshot().stored == 60, "all versions")
+    state = collector.snapshot()
+    assert (state.refused, state.newer) == (0, 20)
+    with contextlib.closing(sqlite3.connect(database)) as db:
+        kept = [row[0].encode() for row in db.execute("SELECT payload FROM samples ORDER BY seq")]
+    assert kept == payloads
+
+    class Strict(telemetry.Sample, forbid_unknown_fields=True):
+        pass
+
+    strict = 0
+    for payload in payloads:
+        with contextlib.suppress(msgspec.ValidationError):
+            msgspec.json.decode(payload, type=Strict)
+            strict += 1
+    assert strict == 40
+    fault(
+        what="devices one version older and one newer than the collector",
+        injected="60 Samples of wire versions 1, 2 and 3 in turns",
+        bar="N-1 stored fully, unknown fields kept or counted, never a crash",
+        measured=f"60 stored byte for byte, {state.newer} counted as newer, 0 refused",
+        control=f"a decoder that forbids unknown fields takes {strict} of 60",
+    )
+
+
+@pytest.mark.fault("C5")
+def test_an_old_copy_of_the_database_is_put_back(fault, closing, tmp_path, database):
+    broker = broker_on(tmp_path, closing)
+    first = collector_on(broker.url, database, closing)
+    ours = device_on(broker.url, closing)
+    ours.make(50)
+    drained(database, ours)
+    first.close()
+    backup = tmp_path / "yesterday.db"
+    shutil.copy(database, backup)
+    second = collector_on(broker.url, database, closing)
+    ours.make(70)
+    drained(database, ours)
+    second.close()
+    shutil.copy(backup, database)
+    third = collector_on(broker.url, database, closing)
+    ours.make(10)
+    until(lambda: ours.held == 0, "the device to be done")
+    until(lambda: third.snapshot().unseen, "the gap")
+    with contextlib.closing(sqlite3.connect(database)) as db:
+        have = {row[0] for row in db.execute("SELECT seq FROM samples WHERE boot = ?", (ours.boot,))}
+        events = [
+            codec.from_bytes(row[0].encode(), telemetry.Event) for row in db.execute("SELECT payload FROM events")
+        ]
+    missing = set(range(ours.made)) - have
+    gaps = [event for event in events if event.kind == "gap"]
+    assert missing == set(range(50, 120))
+    assert [(gap.details["first"], gap.details["last"], gap.details["missing"]) for gap in gaps] == [(50, 119, 70)]
+    assert third.snapshot().lost == 70
+    top = max(have) + 1
+    fault(
+        what="the collector's database of yesterday is put back",
+        injected="70 receipted records that the copy does not have",
+        bar="the gap reported exactly, never a silent hole",
+        measured="one event `gap`: 50 to 119, 70 records",
+        control=f"a mark taken from the highest number stored ({top}) would say that nothing is missing",
+    )
+
+
+@pytest.mark.fault("H7")
+def test_no_secret_reaches_a_log_or_a_message(fault, closing, tmp_path, database, caplog):
+    caplog.set_level(0)
+    secret = "s3cr3t-of-this-test"
+    passwords = tmp_path / "passwords"
+    passwords.write_text("")
+    broker = broker_on(tmp_path, closing, "allow_anonymous true")
+    proxy = Proxy(broker.port)
+    closing.callback(proxy.close)
+    collector_on(broker.url, database, closing)
+    ear, heard = link_rig.hear(broker.url, "#")
+    closing.callback(ear.close)
+    ours = device_on(proxy.url, closing, username="me", password=secret)
+    ours.make(20)
+    drained(database, ours)
+    proxy.reset()
+    proxy.mode = "refuse"
+    ours.make(5)
+    time.sleep(0.5)
+    proxy.mode = "ok"
+    drained(database, ours)
+    seen = [repr(ours.link.snapshot()), repr(ours.link._settings), caplog.text, *map(repr, threading.enumerate())]
+    with contextlib.suppress(queue.Empty):
+        while True:
+            seen.append(repr(heard.get_nowait()))
+    for file in tmp_path.iterdir():
+        if file.is_file():
+            seen.append(file.read_bytes().decode(errors="replace"))
+    with pytest.raises(errors.SettingsError) as refusal:
+        MqttLink(MqttSettings(url=f"mqtt://me:{secret}@127.0.0.1", client_id="x"))
+    seen.append(str(refusal.value))
+    hits = sum(secret in text for text in seen)
+    assert hits == 0
+    assert secret in str(ours.link._settings.password), "the search must be able to find it"
+    fault(
+        what="a password in logs, telemetry, state or the database",
+        injected=f"a link with a password through cuts and refusals; {len(seen)} texts searched",
+        bar="0 hits",
+        measured=f"{hits} hits",
+        control="the same search finds it in the setting itself",
+    )
