@@ -39,7 +39,7 @@ def judged(
         words = f"FP16 is not to be had either: {error}"
     else:
         if final.verdict.passed:
-            loss = f". FP16 {gate.drop_text(final.verdict)}" if refused else ""
+            loss = f". FP16 {gate.drop_text(final.verdict.drop)}" if refused else ""
             golden = gatekeeper.golden(made.rounded, precision="fp16")
             return Judged("fp16", None, final, refused, f"{reason}{loss}", ranking, golden, half=made)
         words = gate.loss_text(final.verdict, "FP16")

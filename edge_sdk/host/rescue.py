@@ -61,7 +61,7 @@ def judged(
     reason = (
         f"INT8 {_where(int8, ranking)} lost {judgement.verdict.drop:.2f} points, {judgement.verdict.max_drop:g} "
         f"allowed; with {len(names)} of {len(ranking)} layers {_more(int8, ranking)}back in float it "
-        f"{gate.drop_text(final.verdict)}{unlike}"
+        f"{gate.drop_text(final.verdict.drop)}{unlike}"
     )
     return Judged("int8", pinned, final, judgement, reason, ranking, gatekeeper.golden(pinned.content))
 

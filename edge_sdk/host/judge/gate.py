@@ -124,17 +124,15 @@ def loss_text(verdict: Verdict, what: str) -> str:
     )
 
 
-def drop_text(verdict: Verdict) -> str:
+def drop_text(points: float) -> str:
     """Says what a model that passed lost, or gained.
 
-    >>> from edge_sdk.records.bundle import Score
-    >>> one = Score(1.0, 1.0, 1.0)
-    >>> [drop_text(Verdict("top-1", 9, one, one, one, drop, 0.5, True)) for drop in (0.42, 0.0, -0.1)]
+    >>> [drop_text(points) for points in (0.42, 0.001, -0.1)]
     ['loses 0.42 points', 'loses nothing', 'gains 0.10 points']
     """
-    if round(verdict.drop, 2) == 0:
+    if round(points, 2) == 0:
         return "loses nothing"
-    return f"{'loses' if verdict.drop > 0 else 'gains'} {abs(verdict.drop):.2f} points"
+    return f"{'loses' if points > 0 else 'gains'} {abs(points):.2f} points"
 
 
 class _Tally:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import msgspec
 
 from edge_sdk import errors
+from edge_sdk.host.judge import gate
 from edge_sdk.host.judge.targets import Target
 from edge_sdk.records.bundle import WorthIt
 
@@ -145,7 +146,7 @@ def _from_bound(known: Known) -> WorthIt:
         return WorthIt(NO, f"Only {share} as fast as FP16{peaks}: take FP16.", basis)
     return WorthIt(
         OPEN,
-        f"INT8 keeps the accuracy ({known.drop:+.2f} points lost); {share} as fast as FP16{peaks}. Whether it is has "
+        f"INT8 keeps the accuracy ({gate.drop_text(known.drop)}); {share} as fast as FP16{peaks}. Whether it is has "
         "not been measured: measure both on the device and build again with --bench FILE.",
         basis,
     )
