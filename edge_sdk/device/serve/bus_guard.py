@@ -16,8 +16,11 @@ aarch64.
 import ctypes
 import functools
 import mmap
+import os
 import signal
 from typing import Any
+
+from edge_sdk import errors
 
 _SA_SIGINFO, _SA_RESTART = 4, 0x10000000
 _MAP_FIXED = 0x10
@@ -66,7 +69,7 @@ class BusGuard:
         self._before = _Action()
         mine = _Action(ctypes.cast(self._handler, ctypes.c_void_p), b"", _SA_SIGINFO | _SA_RESTART, None)
         if self._libc.sigaction(int(signal.SIGBUS), ctypes.byref(mine), ctypes.byref(self._before)) != 0:
-            raise OSError(ctypes.get_errno(), "no handler for SIGBUS can be installed")
+            raise errors.EngineError(f"no handler for SIGBUS can be installed: {os.strerror(ctypes.get_errno())}")
 
     def watch(self, address: int, size_bytes: int) -> Mapping:
         """Guards a mapping from now on; gives the note that tells whether it broke."""
