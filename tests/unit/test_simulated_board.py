@@ -2,12 +2,16 @@
 
 import math
 import random
+import subprocess
+import sys
+import time
 
 import pytest
 
 from edge_sdk.device import reports
 from edge_sdk.device.sense import board, boards, together
 from edge_sdk.records import telemetry
+from edge_sdk.testing import simulation
 from edge_sdk.testing.board import BOARDS
 from edge_sdk.testing.clock import FakeClock
 from edge_sdk.testing.simulation import Body, SimulatedBoard
@@ -103,3 +107,28 @@ def test_it_lives_until_it_is_told_to_end(tmp_path):
 
     made.run(wait, period_s=0.1)
     assert made.energy_j == pytest.approx(2.0 * 10, rel=0.5)
+
+
+@pytest.mark.parametrize("load", simulation.LOADS)
+def test_every_named_load_is_a_share(load):
+    assert all(0 <= simulation.LOADS[load](t / 7) <= 1 for t in range(1000))
+
+
+def test_as_a_command_it_lives_in_a_folder_until_it_is_told_to_end(tmp_path):
+    root = tmp_path / "board"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edge_sdk.testing.simulation", str(root), "--board", "nano", "--load", "full"]
+    )
+    try:
+        deadline_s = time.monotonic() + 60
+        heats = set()
+        while len(heats) < 3:  # it warms up
+            assert process.poll() is None
+            assert time.monotonic() < deadline_s, heats
+            zones = together.Sensors(board.sensors_of(root, clocks=FakeClock(), state_folder=tmp_path)).collect()
+            heats |= {one.value for one in zones if one.metric == "temperature_max_c" and one.value is not None}
+            time.sleep(0.05)
+        assert boards.read_board(root).part == "p3448"
+    finally:
+        process.terminate()
+    assert process.wait(30) == 0
