@@ -1,5 +1,8 @@
 """FP16: the same inputs and outputs, and a twin in float that rounds and overflows as FP16 does."""
 
+import subprocess
+import sys
+
 import host_graphs as hg
 import numpy as np
 import pytest
@@ -51,6 +54,12 @@ def test_inputs_and_outputs_stay_in_float_and_answers_are_near(tmp_path, opset):
     for content in (made.to_bytes(), half.rounded_bytes(made)):
         off = np.abs(ort.runner_from_model(content)(feeds)["logits"] - wanted).max()
         assert 0 < off < 0.01 * np.abs(wanted).max()
+
+
+def test_the_converter_leaves_no_modules_of_its_own_to_be_imported_by_their_bare_names():
+    program = "import sys; from edge_sdk.host.graph import half; print([p for p in sys.path if 'onnxruntime' in p])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_the_float_model_is_left_as_it_was(tmp_path):

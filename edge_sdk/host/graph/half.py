@@ -3,7 +3,9 @@
 From 11 on TensorRT takes a graph's own types and has no FP16 switch any more, so that FP16 must stand in the graph.
 """
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -16,6 +18,10 @@ from edge_sdk import errors
 from edge_sdk.engines import ort
 from edge_sdk.host.graph import clean
 from edge_sdk.host.graph import model as models
+
+_CONVERTERS = str(Path(float16.__file__).parent)
+if _CONVERTERS in sys.path:  # its package puts itself there, with modules named optimizer, benchmark, metrics, ...
+    sys.path.remove(_CONVERTERS)
 
 _MOVING = ("Concat", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Pad", "Relu", "Reshape", "Slice", "Split",
            "Squeeze", "Transpose", "Unsqueeze")  # fmt: skip
