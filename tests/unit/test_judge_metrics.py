@@ -246,3 +246,16 @@ class TestIntervals:
         labels = np.array([5, 5, 9])
         first, _, _ = f1.macro_f1_scores(labels, labels, labels)
         assert first.value == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "outputs", "labelled", "points"),
+    [("top-1", CLASSES, True, 0.5), ("f1", CLASSES, True, 0.5), ("agreement", CLASSES, False, 2), ("iou@0.4", MAP, False, 5),
+     ("detection@0.3", ROWS, False, 5), ("signal", MAP, False, 1), ("cosine", MAP, False, 0.5), ("auto", CLASSES, True, 0.5),
+     ("auto", CLASSES, False, 2), ("auto", MAP, False, 1), ("math:hypot", MAP, False, 0.5)],
+)  # fmt: skip
+def test_each_metric_has_a_budget_of_its_own(name, outputs, labelled, points):
+    assert metrics.chosen(name, outputs, is_labelled=labelled).budget == points
+    assert metrics.BUDGETS.keys() == metrics.TITLES.keys()
+    for metric, budget in metrics.BUDGETS.items():
+        assert f"{metric} {budget:g}" in metrics.BUDGETS_TEXT
