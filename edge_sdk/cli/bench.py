@@ -56,8 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
         value = getattr(arguments, name)
         if not 0 <= value <= 86400 or (name == "seconds" and value == 0):
             raise errors.UsageError(f"--{name} is {value:g}; expected {low} and at most 86400")
-    if arguments.page is not None and not arguments.page.absolute().parent.is_dir():
-        raise errors.UsageError(f"--page {arguments.page}: there is no folder {arguments.page.absolute().parent}")
+    if arguments.page is not None:
+        _check_page(arguments.page)
     bundled.check_machine(arguments.bundle, backend=arguments.backend)
     checked = bundles.read_bundle(arguments.bundle)
     options = {"backend": arguments.backend, "threads": arguments.threads}
@@ -70,12 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         meter.close()
     here = machine.read_machine(arguments.root)
     if arguments.page is not None:
-        title = f"{checked.manifest.name} {checked.manifest.version}"
-        arguments.page.write_text(
-            bench_page.page_text(title, found, here, boundary=meter.boundary, simulated=meter.is_simulated),
-            encoding="utf-8",
-        )
-        show.say(f"edge-sdk: the plots are in {arguments.page}")
+        _write_page(arguments.page, checked, found, here, meter)
     if arguments.json:
         show.print_json(
             {
@@ -90,6 +85,27 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print(bench_text(checked, found, boundary=meter.boundary, simulated=meter.is_simulated))
     return 0
+
+
+def _check_page(page: Path) -> None:
+    """Refuses before minutes are spent on measuring."""
+    if page.is_dir():
+        raise errors.UsageError(f"--page {page} is a folder; expected the name of a file")
+    if not page.absolute().parent.is_dir():
+        raise errors.UsageError(f"--page {page}: there is no folder {page.absolute().parent}")
+
+
+def _write_page(
+    page: Path, checked: bundles.Bundle, found: Bench, here: Mapping[str, object], meter: "BoardMeter"
+) -> None:
+    title = f"{checked.manifest.name} {checked.manifest.version}"
+    text = bench_page.page_text(title, found, here, boundary=meter.boundary, simulated=meter.is_simulated)
+    try:
+        page.write_text(text, encoding="utf-8")
+    except OSError as error:
+        show.say(f"edge-sdk: the page could not be written to {page}: {error.strerror}")  # the figures are still told
+    else:
+        show.say(f"edge-sdk: the plots are in {page}")
 
 
 class BoardMeter:

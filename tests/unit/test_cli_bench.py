@@ -230,6 +230,16 @@ def test_the_page_needs_nothing_from_elsewhere_and_obeys_nothing(built, orin, ca
 def test_a_page_in_no_folder_is_refused_before_anything_runs(built, capsys):
     assert main.run(["bench", str(built / "net.edge"), "--page", "/nowhere/at/all.html"]) == 2
     assert "there is no folder /nowhere/at" in capsys.readouterr().err
+    assert main.run(["bench", str(built / "net.edge"), "--page", str(built)]) == 2
+    assert "is a folder" in capsys.readouterr().err
+
+
+def test_a_page_that_cannot_be_written_costs_no_figures(built, capsys):
+    arguments = ["bench", str(built / "net.edge"), "--seconds", "0.2", "--page", "/proc/nothing.html"]
+    assert main.run(arguments) == 0
+    told = capsys.readouterr()
+    assert "could not be written" in told.err
+    assert "p50" in told.out
 
 
 @pytest.mark.parametrize("option", ["--soak", "--idle"])
