@@ -82,9 +82,8 @@ def run(consumer, packets, *, rate_hz=None):
 
 def flood(options):
     packets, size = load.all_packets(options.messages // load.PUBLISHERS)
-    for _ in range(1):
-        bare_hz, bare_cpu, _ = run(bare, packets)
-        own_hz, own_cpu, _ = run(collector, packets)
+    bare_hz, bare_cpu, _ = run(bare, packets)
+    own_hz, own_cpu, _ = run(collector, packets)
     yield Row(
         f"stored messages of {size} bytes, QoS 1, receipt after commit, one process",
         f"{own_hz:,.0f}/s",
@@ -172,18 +171,18 @@ def _quantiles(file):
 
 
 def _thousand(file):
-    rng = np.random.default_rng(2)
+    base = load.base_sample(np.random.default_rng(2))
     opened = opening.open_store(str(file))
     now = time.time()
     for seq in range(10):
-        rows = []
-        for device in range(1000):
-            sample = msgspec.structs.replace(
-                load.base_sample(rng) if seq == device == 0 else sample, device=f"dev-{device}", seq=seq, t=now
-            )  # noqa: F821
-            rows.append(SampleRow(sample.device, "plant", load.BOOT, seq, now, now, codec.to_bytes(sample).decode()))
+        samples = [msgspec.structs.replace(base, device=f"dev-{number}", seq=seq, t=now) for number in range(1000)]
         with opened.transaction():
-            opened.add_samples(rows)
+            opened.add_samples(
+                [
+                    SampleRow(one.device, "plant", load.BOOT, seq, now, now, codec.to_bytes(one).decode())
+                    for one in samples
+                ]
+            )
     opened.close()
     answering = Answering(CollectorSettings(database=str(file), web="127.0.0.1:0"), dict, SystemClock())
     try:
@@ -195,7 +194,7 @@ def _thousand(file):
 
 
 def _bounded(figure, act, bar_s):
-    """Gives the median of eleven; the floor is a bare read of the same store's file size worth of rows: none."""
+    """Gives the median of eleven beside its bar: no peer answers the same question of the same file."""
     act()
     times = []
     for _ in range(11):

@@ -1,0 +1,215 @@
+"""Tools that people already run, unmodified, on live telemetry: mosquitto_sub and jq, Node-RED, psql, Prometheus, AsyncAPI."""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import postgres_server
+import pytest
+
+from edge_sdk.clock import SystemClock
+from edge_sdk.link import broker as brokers
+from edge_sdk.link.mqtt import MqttLink, MqttSettings
+from edge_sdk.testing.fleet import Fleet, Plan
+
+ROOT = Path(__file__).parents[2]
+NPM = ROOT / ".venv-clients" / "npm"
+PACKAGES = ("@asyncapi/parser@3.6.3", "node-red@4")
+WAIT_S = 60.0
+
+
+def needs(*programs):
+    missing = [name for name in programs if shutil.which(name) is None]
+    return pytest.mark.skipif(bool(missing), reason=f"SKIPPED LOUDLY: not installed here: {', '.join(missing)}")
+
+
+def until(condition, what):
+    deadline = time.monotonic() + WAIT_S
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"waited {WAIT_S} s for {what}"
+        time.sleep(0.05)
+    return found
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def npm():
+    """Gives the folder with the packages; installs them once (about 190 MB)."""
+    if shutil.which("npm") is None:
+        pytest.skip("SKIPPED LOUDLY: npm is not installed")
+    NPM.mkdir(parents=True, exist_ok=True)
+    stamp = NPM / ".packages"
+    if not stamp.exists() or stamp.read_text() != " ".join(PACKAGES):
+        command = ["npm", "install", "--silent", "--no-audit", "--no-fund", *PACKAGES]
+        done = subprocess.run(command, cwd=NPM, capture_output=True, text=True, timeout=600)
+        if done.returncode:
+            pytest.skip(f"SKIPPED LOUDLY: npm could not install {PACKAGES}: {done.stderr[-500:]}")
+        stamp.write_text(" ".join(PACKAGES))
+    return NPM
+
+
+@pytest.fixture
+def broker():
+    with brokers.open_broker(port=0) as running:
+        yield running
+
+
+@pytest.fixture
+def fleet(broker, tmp_path):
+    """Three simulated devices that publish twice a second."""
+
+    def new_link(number):
+        return MqttLink(MqttSettings(url=broker.url, client_id=f"fleet-{number}", session_expiry_s=0))
+
+    fleet = Fleet(Plan(devices=3, interval_s=0.5), tmp_path / "boards", new_link, SystemClock(), links=3)
+    fleet.open()
+    stop = threading.Event()
+
+    def live():
+        while not stop.is_set():
+            fleet.step()
+
+    thread = threading.Thread(target=live)
+    thread.start()
+    yield fleet
+    stop.set()
+    thread.join()
+    fleet.close()
+
+
+@contextlib.contextmanager
+def running(command, **options):
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def collector(broker, database, web):
+    return running(
+        [sys.executable, "-m", "edge_sdk", "collector", "--broker", broker.url, "--database", database, "--web", web]
+    )
+
+
+@needs("mosquitto_sub", "jq")
+def test_mosquitto_sub_and_jq_read_a_sample_as_it_is(broker, fleet):
+    pipe = f"mosquitto_sub -p {broker.port} -t 'edge/v1/+/+/up/telemetry' -C 6 -W 30 | jq -r '[.device, .memory_used_bytes, .models[0].latency_p99_ms] | @tsv'"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", pipe], capture_output=True, text=True, timeout=60)
+    rows = [line.split("\t") for line in done.stdout.splitlines()]
+    assert done.returncode == 0, done.stderr
+    assert len(rows) == 6
+    assert {row[0] for row in rows} <= {f"sim-{number:05d}" for number in range(3)}
+    assert all(float(row[1]) > 0 and float(row[2]) > 0 for row in rows)
+
+
+def test_node_red_parses_samples_without_a_plug_in(broker, fleet, npm, tmp_path):
+    out = tmp_path / "out.jsonl"
+    flow = [
+        {"id": "tab", "type": "tab", "label": "edge"},
+        {"id": "b", "type": "mqtt-broker", "broker": "127.0.0.1", "port": str(broker.port), "clientid": "", "autoConnect": True,
+         "protocolVersion": "5", "keepalive": "60", "cleansession": True},
+        {"id": "in", "z": "tab", "type": "mqtt in", "topic": "edge/v1/+/+/up/telemetry", "qos": "1", "datatype": "json", "broker": "b", "wires": [["f"]]},
+        {"id": "f", "z": "tab", "type": "function", "outputs": 1, "wires": [["o"]],
+         "func": "msg.payload = JSON.stringify({d: msg.topic.split('/')[3], w: msg.payload.memory_used_bytes, s: msg.payload.seq}); return msg;"},
+        {"id": "o", "z": "tab", "type": "file", "filename": str(out), "filenameType": "str", "appendNewline": True,
+         "overwriteFile": "false", "encoding": "none", "wires": [[]]},
+    ]  # fmt: skip
+    (tmp_path / "flows.json").write_text(json.dumps(flow))
+    command = [
+        "node",
+        str(npm / "node_modules/node-red/red.js"),
+        "-u",
+        str(tmp_path),
+        "-p",
+        str(free_port()),
+        str(tmp_path / "flows.json"),
+    ]
+    with running(command, env={**os.environ, "NO_UPDATE_NOTIFIER": "1"}):
+        until(lambda: out.exists() and len(out.read_text().splitlines()) >= 6, "six Samples through Node-RED")
+    rows = [json.loads(line) for line in out.read_text().splitlines()[:6]]
+    assert all(row["d"].startswith("sim-") and row["w"] > 0 and row["s"] >= 0 for row in rows)
+
+
+@needs("psql")
+def test_psql_reads_the_collectors_tables(broker, fleet):
+    with postgres_server.running("fsync=off") as base:
+        if base is None:
+            pytest.skip("SKIPPED LOUDLY: no PostgreSQL server here: apt install postgresql")
+        database = base + "postgres"
+
+        def ask(text):
+            done = subprocess.run(
+                ["psql", database, "-AtF", " ", "-c", text], capture_output=True, text=True, timeout=30
+            )
+            return [line.split() for line in done.stdout.splitlines()]
+
+        with collector(broker, database, ""):
+            until(
+                lambda: len(ask("SELECT device, count(*) FROM samples GROUP BY device HAVING count(*) > 2")) == 3,
+                "Samples",
+            )
+            rows = ask("SELECT device, avg((payload::json->>'memory_used_bytes')::float) FROM samples GROUP BY device ORDER BY 1")
+    assert [row[0] for row in rows] == ["sim-00000", "sim-00001", "sim-00002"]
+    assert all(float(row[1]) > 0 for row in rows)
+
+
+@needs("promtool")
+def test_prometheus_own_checker_finds_nothing_to_say_about_the_page(broker, fleet, tmp_path):
+    port = free_port()
+    with collector(broker, str(tmp_path / "t.db"), f"127.0.0.1:{port}"):
+
+        def page():
+            with (
+                contextlib.suppress(OSError),
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer,
+            ):
+                return answer.read().decode()
+            return ""
+
+        text = until(lambda: (found := page()).count("edge_memory_used_bytes{") == 3 and found, "three devices on the page")
+    done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    control = subprocess.run(
+        ["promtool", "check", "metrics"], input=text + "edge_power_w{} one\n", capture_output=True, text=True, timeout=30
+    )
+    assert control.returncode != 0
+
+
+def test_the_asyncapi_parser_takes_our_description_and_would_see_a_mistake(npm, tmp_path):
+    script = tmp_path / "check.mjs"
+    script.write_text(
+        f"import parser from '{npm}/node_modules/@asyncapi/parser/cjs/index.js'; import fs from 'fs';\n"
+        "const found = await new parser.Parser().parse(fs.readFileSync(process.argv[2], 'utf8'));\n"
+        "console.log(JSON.stringify({errors: found.diagnostics.filter(one => one.severity === 0).map(one => one.message),"
+        " channels: found.document ? found.document.channels().all().length : 0}));\n"
+    )
+
+    def check(file):
+        done = subprocess.run(["node", str(script), str(file)], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    described = ROOT / "edge_sdk/wire/asyncapi.yaml"
+    assert check(described) == {"errors": [], "channels": 5}
+    broken = tmp_path / "broken.yaml"
+    broken.write_text(described.read_text().replace("action: receive", "action: recieve"))
+    assert check(broken)["errors"]
