@@ -45,8 +45,9 @@ class Screen:
         return found.columns, found.lines
 
     def draw(self, lines: Iterable[str]) -> None:
-        """Writes over what is there, and clears what is left of it: nothing flickers."""
-        sys.stdout.write("\x1b[H" + "\r\n".join(f"{line}\x1b[K" for line in lines) + "\x1b[J")
+        """Writes over what is there, a line for each of the terminal's: nothing flickers."""
+        # Cleared before it is written: clearing after a line that is full would take its last letter away.
+        sys.stdout.write("\x1b[H" + "\r\n".join(f"\x1b[2K{line}" for line in lines))
         sys.stdout.flush()
 
     def typed(self) -> list[str]:

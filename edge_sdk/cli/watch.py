@@ -126,8 +126,10 @@ class TableView:
             shown._replace(age_s=now_s - self._came_s[name] if name in self._came_s else None)
             for name, shown in self._seen.items()
         ]
-        # To the upper left corner, the table, then clear what an earlier one left below.
-        sys.stdout.write("\x1b[H\x1b[2J" + table.table_text(devices, width=size.columns, height=size.lines))
+        # Line by line over what is there, then what is below: a screen that is cleared first flickers. Each line is
+        # cleared before it is written, since clearing after one that is full takes its last letter away.
+        text = table.table_text(devices, width=size.columns, height=size.lines)
+        sys.stdout.write("\x1b[H" + "".join(f"\x1b[2K{line}\n" for line in text.splitlines()) + "\x1b[J")
         sys.stdout.flush()
 
 

@@ -191,8 +191,9 @@ def test_the_live_table_marks_offline_devices_and_ages(capsys, monkeypatch):
     assert not view.show(message(b"poison"))
     ticks.advance(3)
     view.refresh()
-    rows = capsys.readouterr().out.splitlines()
-    assert rows[0].startswith("\x1b[H\x1b[2JDEVICE")
+    shown = capsys.readouterr().out
+    assert (shown.startswith("\x1b[H\x1b[2KDEVICE"), shown.endswith("\x1b[J")) == (True, True)  # nothing is cleared first
+    rows = [row.removeprefix("\x1b[2K") for row in shown.splitlines()]
     assert rows[1].split()[0::10] == ["cam-1", "offline"]
     assert rows[2].endswith("3 s")
     view.refresh()
