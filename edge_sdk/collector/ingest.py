@@ -119,30 +119,6 @@ class Advance(NamedTuple):
 GAPS_TOLD = 64
 
 
-class ClosedBoot(NamedTuple):
-    """A boot of which nothing more comes, as the device's event says it.
-
-    Attributes:
-        boot: which.
-        oldest_seq: the number after its newest Sample; 0 where the device does not know it, as it was killed.
-        dropped: of its Samples, those that the device dropped.
-    """
-
-    boot: str
-    oldest_seq: int
-    dropped: int
-
-
-def closed_boot(event: telemetry.Event) -> ClosedBoot | None:
-    """Gives the boot that an event closes; None if it closes none."""
-    if event.kind != telemetry.BOOT_CLOSED:
-        return None
-    boot, newest, dropped = (event.details.get(name) for name in ("of_boot", "newest_seq", "dropped"))
-    if not (isinstance(boot, str) and 8 <= len(boot) <= 32 and isinstance(dropped, int)):
-        return None
-    return ClosedBoot(boot, newest + 1 if isinstance(newest, int) else 0, dropped)
-
-
 def advance(mark: Mark | None, *, oldest_seq: int, dropped: int, late: int, above: Iterable[int]) -> Advance:
     """Gives how far the records of one boot have arrived after a batch.
 

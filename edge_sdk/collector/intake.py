@@ -32,12 +32,13 @@ class Boot(NamedTuple):
 class Said:
     """What a device says of a boot's spool in a batch: the highest of each; its site, its Samples and its events."""
 
-    __slots__ = ("dropped", "events", "oldest_seq", "received_t", "seqs", "site")
+    __slots__ = ("dropped", "events", "is_ended", "oldest_seq", "received_t", "seqs", "site")
 
     def __init__(self, site: str, received_t: float) -> None:
         self.site = site
         self.received_t = received_t
         self.oldest_seq = self.dropped = 0
+        self.is_ended = False
         self.seqs: list[int] = []
         self.events: list[int] = []
 
@@ -47,9 +48,13 @@ class Said:
         self.oldest_seq = max(self.oldest_seq, sample.oldest_seq)
         self.dropped = max(self.dropped, sample.dropped)
 
-    def hear_end(self, newest_seq: int, dropped: int) -> None:
-        """Takes in that nothing comes after `newest_seq`, and nothing before it that is not here."""
-        self.oldest_seq = max(self.oldest_seq, newest_seq + 1)
+    def hear_end(self, newest_seq: int | None, dropped: int) -> None:
+        """Takes in that nothing more comes: nothing after `newest_seq`, and nothing before it that is not here.
+
+        A device that was killed does not know its newest (None); then the newest that is here is taken for it.
+        """
+        self.is_ended = True
+        self.oldest_seq = max(self.oldest_seq, 0 if newest_seq is None else newest_seq + 1)
         self.dropped = max(self.dropped, dropped)
 
 
@@ -171,7 +176,9 @@ def _hear_event(said: dict[Boot, Said], site: str, event: telemetry.Event, recei
     if event.kind != telemetry.BOOT_CLOSED:
         return
     of_boot, newest_seq, dropped = (event.details.get(name) for name in ("of_boot", "newest_seq", "dropped"))
-    if isinstance(of_boot, str) and _is_count(newest_seq) and _is_count(dropped) and codec.is_boot(of_boot):
+    if newest_seq is not None and not _is_count(newest_seq):
+        return
+    if isinstance(of_boot, str) and _is_count(dropped) and codec.is_boot(of_boot):
         said.setdefault(Boot(event.device, of_boot), Said(site, received_t)).hear_end(newest_seq, dropped)
 
 
@@ -198,7 +205,10 @@ def commit(store: Store, batch: Batch, settled: Settled) -> Outcome:
         marks = {boot: _mark(known[boot]) for boot in batch.said}
         is_new = store.add_samples(batch.samples)
         late = _late(batch.samples, is_new, marks)
-        easy = {boot: settled.above(boot, marks[boot], said.seqs) for boot, said in batch.said.items()}
+        easy = {
+            boot: None if said.is_ended else settled.above(boot, marks[boot], said.seqs)
+            for boot, said in batch.said.items()
+        }
         hard: dict[tuple[str, str], int] = {
             boot: mark.upto if mark else -1 for boot, mark in marks.items() if easy[boot] is None
         }
@@ -206,12 +216,13 @@ def commit(store: Store, batch: Batch, settled: Settled) -> Outcome:
         for boot, said in batch.said.items():
             before = marks[boot]
             known_above = easy[boot]
+            arrived = list(above[boot]) if said.is_ended else known_above
             step = ingest.advance(
                 before,
-                oldest_seq=said.oldest_seq,
+                oldest_seq=max(said.oldest_seq, arrived[-1] + 1) if said.is_ended and arrived else said.oldest_seq,
                 dropped=said.dropped,
                 late=late[boot],
-                above=above[boot] if known_above is None else known_above,
+                above=above[boot] if arrived is None else arrived,
             )
             if said.seqs or step.mark != (before or ingest.Mark()):
                 reached[boot] = step.mark

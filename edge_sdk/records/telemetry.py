@@ -198,8 +198,7 @@ EVENTS_PER_RECEIPT = 1024
 class Receipt(msgspec.Struct, frozen=True):
     """From the collector after its commit: every Sample of this boot up to and including `upto` is stored.
 
-    `events` are the numbers of the events of this boot that were stored with it; a collector that gives no receipts
-    for events leaves it out.
+    `events` are the numbers of the events of this boot that were stored with it; where there are none it is left out.
     """
 
     boot: Boot

@@ -171,8 +171,8 @@ def test_a_boot_has_ended_when_nothing_of_it_is_held():
     assert held.ended() == [7, 8]
 
 
-@pytest.mark.parametrize(("named", "left"), [([1], 2), ([0, 1, 2], 0), ([7], 3), ([], 3), (None, 0)])
-def test_events_are_deleted_by_number_or_all_that_were_sent(named, left):
+@pytest.mark.parametrize(("named", "left"), [([1], 2), ([0, 1, 2], 0), ([7], 3), ([], 3)])
+def test_events_are_deleted_by_number(named, left):
     held = new()
     for seq in range(3):
         held.put(Kind.EVENT, seq, b"", 0.0)
@@ -181,11 +181,11 @@ def test_events_are_deleted_by_number_or_all_that_were_sent(named, left):
     assert held.events == left
 
 
-def test_an_event_that_was_not_sent_yet_is_not_deleted_by_an_old_collectors_receipt():
-    held = new()
+def test_an_event_without_a_receipt_comes_again_after_twice_as_long_each_time():
+    held = new(resend_s=10.0)
     held.put(Kind.EVENT, 0, b"", 0.0)
-    held.event_receipt(3, None)
-    assert held.events == 1
+    times = [second for second in range(200) if held.take_due(float(second), 10)]
+    assert times == [0, 10, 30, 70, 150]
 
 
 def test_a_file_that_lacks_something_loses_it_counted_and_one_that_has_too_much_is_cleaned():

@@ -84,7 +84,7 @@ class Forwarder:
         except errors.PayloadError as error:
             _LOG.warning("a receipt was not understood: %s", error)
             return
-        events = None if isinstance(receipt.events, msgspec.UnsetType) else receipt.events
+        events = () if isinstance(receipt.events, msgspec.UnsetType) else receipt.events
         if self._spool.receipt(receipt.boot, receipt.upto, events):
             self.send_due()
 

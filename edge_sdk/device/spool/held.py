@@ -19,6 +19,8 @@ _FRESH_MAX = 64
 """Newest Samples that go out before any backlog: a minute of them, so that whoever watches sees now first."""
 _EVENTS_MAX = 1024
 """Events held at most; of more the oldest gives way."""
+_EVENT_RESEND_MAX_S = 3600.0
+"""An event without a receipt is sent again after twice as long each time, up to this."""
 _SETTLED_S = 2.0
 """What was sent this long before a new connection and has no receipt is due again on it."""
 
@@ -158,22 +160,11 @@ class Held:
         self.receipted += end - first + len(staged)
         return end - first + len(staged)
 
-    def event_receipt(self, boot_number: int, seqs: Iterable[int] | None) -> int:
-        """Deletes the events of one boot that the collector has stored.
-
-        Args:
-            boot_number: whose events.
-            seqs: which; None for all that were sent, where the collector is too old to tell.
-
-        Returns:
-            how many that were.
-        """
-        named = None if seqs is None else set(seqs)
+    def event_receipt(self, boot_number: int, seqs: Iterable[int]) -> int:
+        """Deletes events of one boot that the collector has stored; gives how many that were."""
+        named = set(seqs)
         stored = [
-            key
-            for key in self._events
-            if records.boot_number_of(key) == boot_number
-            and (key in self._sent if named is None else records.seq_of(key) in named)
+            key for key in self._events if records.boot_number_of(key) == boot_number and records.seq_of(key) in named
         ]
         for key in stored:
             self._forget_event(key)
@@ -374,7 +365,12 @@ class Held:
     def _is_waiting(self, key: int, now_s: float) -> bool:
         """Tells whether it was sent so lately that its receipt may still be under way."""
         sent = self._sent.get(key)
-        return sent is not None and now_s - sent.last_s < self.limits.resend_s
+        if sent is None:
+            return False
+        resend_s = self.limits.resend_s
+        if records.kind_of(key) is Kind.EVENT:  # a collector of an earlier version gives no receipts for them
+            resend_s = min(resend_s * 2 ** min(sent.times - 1, 20), max(resend_s, _EVENT_RESEND_MAX_S))
+        return now_s - sent.last_s < resend_s
 
     def _is_on_disk(self, key: int) -> bool:
         place = bisect.bisect_left(self._index, key)

@@ -140,13 +140,13 @@ class Spool:
         with self._changed:
             self._held.reconnected(self._clock.boot_s())
 
-    def receipt(self, boot: str, upto: int, events: Iterable[int] | None = None) -> int:
+    def receipt(self, boot: str, upto: int, events: Iterable[int] = ()) -> int:
         """Deletes what the collector has stored.
 
         Args:
             boot: whose records; nothing is done for one that nothing is known of.
             upto: Samples up to and including it.
-            events: events of these numbers; None, from a collector that does not say, for all that were sent.
+            events: events of these numbers.
 
         Returns:
             how many Samples and events that were.
