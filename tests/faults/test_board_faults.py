@@ -58,10 +58,9 @@ def memory_limit(pid, spare_bytes):
     group.mkdir()
     try:
         (group / "cgroup.procs").write_text(str(pid))
-        resident = int(namespace.status_of(pid)["VmRSS"].split()[0]) * 1024
         # What it had before is charged to its old group, so the limit is what it may take from now on.
         (group / "memory.limit_in_bytes").write_text(str(spare_bytes))
-        yield resident
+        yield
     finally:
         deadline_s = time.monotonic() + 30
         while group.exists() and time.monotonic() < deadline_s:
@@ -163,7 +162,10 @@ def loaded(one, order):
     loader.wait(60)
     (one.srv / "crash_at_load").write_text("")  # what systemd starts again is no part of this
     answered = int((one.srv / "log/loader").read_text().split()[-1])
-    time.sleep(1.5)  # for what is still on its way to the listener
+    if order[0] == "stop":  # the last Sample may still be on its way to the listener
+        one.wait_for(lambda: one.closing() and one.samples()[-1]["seq"] + 1 == one.closing()["samples"], START_S)
+    else:
+        time.sleep(1.5)
     mine = {sample["boot"] for sample in one.samples()[seen:]} - boots
     told = sum(window["count"] for sample in one.samples() if sample["boot"] in mine for window in sample["models"])
     (one.srv / "crash_at_load").unlink()
