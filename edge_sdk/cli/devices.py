@@ -56,8 +56,7 @@ class Devices:
     def take_sample(self, name: Name, sample: telemetry.Sample) -> bool:
         """Takes a Sample in; False for one that was sent again, or that was held back while the device was offline."""
         heard = self._of(name)
-        before = heard.sample
-        if before is not None and (sample.seq <= before.seq if sample.boot == before.boot else sample.t < before.t):
+        if not table.is_newer(sample, heard.sample):
             return False
         heard.powers_w.append(sample.power_w)
         heard.heats_c.append(table.temperature_c(sample))

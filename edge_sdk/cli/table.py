@@ -66,6 +66,13 @@ def sample_line(sample: telemetry.Sample) -> str:
     return f"{time}Z {sample.device} {sample.seq}: {', '.join([*models, machine])}"
 
 
+def is_newer(sample: telemetry.Sample, before: telemetry.Sample | None) -> bool:
+    """Says whether a Sample is newer than the one before: without receipts, devices send what they hold once more."""
+    if before is None:
+        return True
+    return sample.seq > before.seq if sample.boot == before.boot else sample.t >= before.t
+
+
 def temperature_c(sample: telemetry.Sample) -> float | None:
     """Gives the hottest temperature that a Sample has."""
     known = (sample.temperature_max_c, sample.temperature_gpu_c, sample.temperature_cpu_c)

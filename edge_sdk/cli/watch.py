@@ -100,7 +100,7 @@ class TableView:
         self._drawn_s = -1.0
 
     def show(self, message: Message) -> bool:
-        """Takes one message into the table; only a Sample counts as one."""
+        """Takes one message into the table; only a Sample that is newer than the one before counts as one."""
         try:
             topic = topics.parse(message.topic)
             before = self._seen.get(topic.device, table.Shown(topic.device, None, None))
@@ -110,6 +110,8 @@ class TableView:
                 return False
             sample = codec.from_bytes(message.payload, telemetry.Sample)
         except errors.PayloadError:
+            return False
+        if not table.is_newer(sample, before.sample):
             return False
         self._seen[topic.device] = before._replace(sample=sample)
         self._came_s[topic.device] = self._ticks.boot_s()

@@ -192,7 +192,10 @@ def test_the_live_table_marks_offline_devices_and_ages(capsys, monkeypatch):
     ticks.advance(3)
     view.refresh()
     shown = capsys.readouterr().out
-    assert (shown.startswith("\x1b[H\x1b[2KDEVICE"), shown.endswith("\x1b[J")) == (True, True)  # nothing is cleared first
+    assert (shown.startswith("\x1b[H\x1b[2KDEVICE"), shown.endswith("\x1b[J")) == (
+        True,
+        True,
+    )  # nothing is cleared first
     rows = [row.removeprefix("\x1b[2K") for row in shown.splitlines()]
     assert rows[1].split()[0::10] == ["cam-1", "offline"]
     assert rows[2].endswith("3 s")
@@ -203,6 +206,17 @@ def test_the_live_table_marks_offline_devices_and_ages(capsys, monkeypatch):
     ticks.advance(1)
     view.refresh()
     assert capsys.readouterr().out.splitlines()[2].endswith("offline")
+
+
+def test_the_live_table_does_not_fall_back_to_what_a_device_sends_once_more(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    view = watch.TableView(FakeClock())
+    assert view.show(message(codec.to_bytes(sample(seq=20, power_w=7.0))))
+    assert not view.show(message(codec.to_bytes(sample(seq=3, power_w=1.0))))
+    assert view.show(message(codec.to_bytes(sample(seq=0, boot="00c0fff0", t=1.75e9 + 1, power_w=8.0))))
+    assert not view.show(message(codec.to_bytes(sample(seq=21, power_w=1.0))))  # of the start before
+    view.refresh()
+    assert " 8.00 " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("wrong", [["--device", "Cam/7"], ["--site", "+"], ["--broker", "http://x"]])
