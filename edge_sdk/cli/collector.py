@@ -127,7 +127,7 @@ def settings_from_arguments(arguments: argparse.Namespace) -> CollectorSettings:
         # A path in a file means the same wherever the collector is started.
         table.update(
             {
-                key: str(arguments.config.parent / table[key])
+                key: settings_file.place_from_text(table[key], arguments.config.parent)
                 for key in _PATHS
                 if table.get(key) and "://" not in table[key]
             }
@@ -148,7 +148,7 @@ def mqtt_settings(settings: CollectorSettings) -> MqttSettings:
         session_expiry_s=0 if settings.share else 3600,
         in_flight_max=_IN_FLIGHT_MAX,
         username=settings.username,
-        password=settings.password,
+        password=settings_file.secret_from_text(settings.password),
         ca_file=_path(settings.ca_file),
         cert_file=_path(settings.cert_file),
         key_file=_path(settings.key_file),

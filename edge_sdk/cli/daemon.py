@@ -119,7 +119,7 @@ def settings_from_arguments(arguments: argparse.Namespace) -> DaemonSettings:
         table["bundles"] = [str(arguments.config.parent / folder) for folder in table.get("bundles", ())]
         for key in _PATHS:
             if table.get(key) is not None:
-                table[key] = str(arguments.config.parent / table[key])
+                table[key] = settings_file.place_from_text(table[key], arguments.config.parent)
     for option, key in _OPTIONS.items():
         if getattr(arguments, option) is not None:
             table[key] = getattr(arguments, option)

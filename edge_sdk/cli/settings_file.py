@@ -1,5 +1,6 @@
 """Reads settings from TOML into a frozen struct; an unknown key is an error that names the nearest known one."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,6 +39,47 @@ def read_table(file: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise errors.SettingsError(f"{file} is not TOML: {error}") from error
     return table
+
+
+def place_from_text(text: str, folder: Path) -> str:
+    """Gives the file that a setting names: below `folder`, or for ``credential:NAME`` where systemd has put it.
+
+    Raises:
+        SettingsError: a credential, and the service manager gave none of that name.
+    """
+    name = _credential(text)
+    return str(folder / text if name is None else _credential_file(name))
+
+
+def secret_from_text(text: str) -> str:
+    """Gives a secret as it stands in a setting, or for ``credential:NAME`` the content of that file.
+
+    Raises:
+        SettingsError: no such credential.
+    """
+    name = _credential(text)
+    if name is None:
+        return text
+    try:
+        return _credential_file(name).read_text(encoding="utf-8").rstrip("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise errors.SettingsError(f"cannot read the credential {name!r}: {error}") from error
+
+
+def _credential(text: str) -> str | None:
+    scheme, _, name = text.partition(":")
+    return name if scheme == "credential" else None
+
+
+def _credential_file(name: str) -> Path:
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")  # noqa: TID251  # the command line reads the environment
+    file = Path(folder or "", name)
+    if not folder or "/" in name or not file.is_file():
+        raise errors.SettingsError(
+            f"no credential {name!r}: the unit needs LoadCredential={name}:/path/of/the/file, "
+            "and then finds it in $CREDENTIALS_DIRECTORY"
+        )
+    return file
 
 
 def settings_from_table(table: dict[str, Any], kind: type[_Settings], *, source: str) -> _Settings:

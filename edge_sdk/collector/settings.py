@@ -16,11 +16,12 @@ class CollectorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
         client_id: name of this collector at the broker. Default ``edge-collector``; a second collector on the same
             broker needs another, else the two push each other out.
         username: at the broker; empty, the default, for none.
-        password: at the broker; never shown.
+        password: at the broker, or ``credential:NAME`` likewise; never shown.
         ca_file: certificates to trust with ``mqtts``, relative to the settings file; empty, the default, for the
             system's.
         cert_file: our own certificate for mutual TLS, likewise; goes with `key_file`.
-        key_file: its private key, likewise.
+        key_file: its private key, likewise, or ``credential:NAME`` for what systemd gives by
+            ``LoadCredential=NAME:...``.
         database: the SQLite file, made if it is not there; relative to the settings file. Default ``telemetry.db``
             in the working folder. ``postgresql://USER@HOST/NAME`` for PostgreSQL, which several collectors can share.
         web: ``HOST:PORT`` of the query API and of ``/metrics``; empty for none. Default ``127.0.0.1:8780``: it asks

@@ -48,7 +48,8 @@ class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         broker: URL of the MQTT broker. Default the loopback one, as ``edge-sdk broker`` opens it.
         ca_file: certificates to trust with ``mqtts``, relative to this file; None, the default, for the system's.
         cert_file: this device's own certificate for mutual TLS, likewise (`edge-sdk ca issue`); goes with `key_file`.
-        key_file: its private key, likewise.
+        key_file: its private key, likewise, or ``credential:NAME`` for what systemd gives by
+            ``LoadCredential=NAME:...``.
         site: first part of the device's topics. Default ``default``, for a fleet with one site.
         device: name of this device in its topics, unique in its site; None, the default, takes the host name.
         interval_s: seconds between Samples. Default 1.0: what dashboards refresh at; histograms merge, so a longer

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from edge_sdk import errors
-from edge_sdk.cli import collector, main
+from edge_sdk.cli import collector, main, settings_file
 from edge_sdk.collector.service import CollectorState
 from edge_sdk.collector.settings import CollectorSettings
 from edge_sdk.link.protocol import LinkState
@@ -95,3 +95,30 @@ def test_the_log_line_tells_problems_only_when_there_are_some():
     assert trouble.endswith(
         "; not connected: refused; 3 not taken, as the database is too slow; 2 failed commits, the last: locked"
     )
+
+
+def test_a_key_and_a_password_come_from_where_systemd_puts_them(tmp_path, monkeypatch):
+    (tmp_path / "given").mkdir()
+    (tmp_path / "given" / "key").write_text("secret\n")
+    config = tmp_path / "collector.toml"
+    config.write_text('cert_file = "c.crt"\nkey_file = "credential:key"\npassword = "credential:key"\n')
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / "given"))
+    arguments = argparse.ArgumentParser()
+    collector.add_arguments(arguments)
+    arguments = arguments.parse_args(["--config", str(config)])
+    link = collector.mqtt_settings(collector.settings_from_arguments(arguments))
+    assert link.key_file == tmp_path / "given" / "key"
+    assert link.cert_file == tmp_path / "c.crt"
+    assert link.password == "secret"
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY")
+    with pytest.raises(errors.SettingsError, match="LoadCredential=key"):
+        collector.settings_from_arguments(arguments)
+
+
+@pytest.mark.parametrize("name", ["", "../key", "no-such"])
+def test_a_credential_that_was_not_given_is_named_with_the_remedy(tmp_path, monkeypatch, name):
+    (tmp_path / "key").write_text("x")
+    (tmp_path / "given").mkdir()
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / "given"))
+    with pytest.raises(errors.SettingsError, match="no credential"):
+        settings_file.place_from_text(f"credential:{name}", tmp_path)
