@@ -96,6 +96,7 @@ def corrected(job: Job, data: Opened, graph: Graph, choice: choose.Choice, colle
 def _measured(one: Corrected, data: Opened) -> layerwise.Layerwise:
     """Gives what INT8 does to each layer, measured on calibration samples that were not held out."""
     feeds = _some(data.calibration, one.collected, layerwise.SAMPLES)
+    ort.give_back()  # what the trial before held, before all layers are there twice
     return layerwise.measured(one.base, one.placed, one.choice.ranges, feeds)
 
 
@@ -123,7 +124,9 @@ class _Trials:
 
     def _sqnr_db(self, one: Corrected) -> float:
         content = quantizing.variant_bytes(one.base, one.placed, one.choice.ranges, one.shifts)
-        return gate.worst_sqnr_db(ort.runner_from_model(content), self._references, self._outputs)
+        return gate.worst_sqnr_db(
+            ort.runner_from_model(content, is_simulated=True, is_frugal=True), self._references, self._outputs
+        )
 
 
 def _tried(name: str, layers: int) -> tuple[Correction, ...]:

@@ -70,9 +70,11 @@ def _forms(gatekeeper: Gate, int8: Int8) -> tuple[list[_Form], float]:
     with gatekeeper.job.stages("lower"):
         feeds = _feeds(gatekeeper, int8)
         references = [(one, gatekeeper.run_float(one)) for one in feeds[:_MEASURED]]
+        ort.give_back()  # what those runs held, before the candidates come
 
         def sqnr_of(content: bytes) -> float:
-            return gate.worst_sqnr_db(ort.runner_from_model(content), references, gatekeeper.graph.model.outputs)
+            run = ort.runner_from_model(content, is_brief=True)
+            return gate.worst_sqnr_db(run, references, gatekeeper.graph.model.outputs)
 
         made = lowering.lowered_models(int8.content, feeds)
         return [_Form(rule, content, sqnr_of(content)) for rule, content in made.items()], sqnr_of(int8.content)

@@ -55,7 +55,7 @@ class Gate:
 
     def __init__(self, job: Job, data: Opened, scan: Scan, graph: Graph) -> None:
         self.job, self.data, self.graph = job, data, graph
-        self.run_float = ort.runner_from_model(graph.model.content())
+        self.run_float = ort.runner_from_model(graph.model.content(), is_frugal=True)
         self.metric = metrics.chosen(
             job.metric,
             graph.model.outputs,
@@ -73,7 +73,7 @@ class Gate:
         with self.job.stages(stage):
             judgement = gate.judged(
                 self._remembered.from_start(),
-                ort.runner_from_model(int8) if int8 else self._remembered.from_start(),
+                ort.runner_from_model(int8, is_frugal=True) if int8 else self._remembered.from_start(),
                 self._watched(self.data.evaluation.batches()),
                 outputs=self.graph.model.outputs,
                 metric=self.metric,

@@ -1,6 +1,5 @@
 """What the stages of one build hand on to each other."""
 
-import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk import clock
-from edge_sdk.engines import compilers
+from edge_sdk.engines import compilers, ort
 from edge_sdk.engines.protocol import Tensors
 from edge_sdk.host.calibrate import choose, collect, coverage, samples
 from edge_sdk.host.calibrate import data as datasets
@@ -44,10 +43,11 @@ class Stages:
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Adds the wall time inside to the stage's seconds; memory that was freed in it goes back to the system."""
+        """Adds the wall time inside to the stage's seconds; memory freed before and in it goes back to the system."""
         started_ns = self._ticks.tick_ns()
+        ort.give_back()
         yield
-        _give_back()
+        ort.give_back()
         spent_s = (self._ticks.tick_ns() - started_ns) / 1e9
         self.seconds[name] = round(self.seconds.get(name, 0.0) + spent_s, 4)
 
@@ -59,13 +59,6 @@ class Stages:
                 self._progress(name, done, done + 1 if total is None else total)
 
         return on_samples
-
-
-def _give_back() -> None:
-    """Hands freed memory back: glibc keeps the blocks of large weights, and the next stage then comes on top."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 class Job(NamedTuple):

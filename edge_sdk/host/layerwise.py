@@ -37,7 +37,9 @@ def measured(
 ) -> Layerwise:
     """Gives the noise and the shifts of all layers in INT8, over `feeds`."""
     content, names = bias.model_of_twins(base, placed, {name: found.scale for name, found in ranges.items()})
-    run = ort.runner_from_model(content, [name for found in names.values() for name in found if name])
+    wanted = [name for found in names.values() for name in found if name]
+    run = ort.runner_from_model(content, wanted, is_brief=True)
+    del content  # the session has it
     count = 0
     sums = {layer: np.zeros(2) for layer in names}
     means = {layer: np.zeros(1) for layer, found in names.items() if found.mean}

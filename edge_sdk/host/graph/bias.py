@@ -68,7 +68,7 @@ def model_of_twins(
     proto.graph.node.extend(ordered)
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for found in names.values() for name in found if name)
     writer.finish()
-    return models.stored(proto, model.inline_bytes), names
+    return models.stored(proto, 0), names  # as files, from which the session maps the weights
 
 
 def with_biases(model: models.Model, shifts: Mapping[str, NDArray[np.float32]]) -> models.Model:

@@ -32,7 +32,7 @@ def cleaned(model: Model, probe: Mapping[str, NDArray[Any]], *, is_folded: bool 
         EngineError: the model can't be run on `probe`.
         ModelError: its outputs on `probe` are not finite.
     """
-    before = ort.runner_from_model(model.content())(probe)
+    before = ort.runner_from_model(model.content(), is_brief=True)(probe)
     for name, values in before.items():
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise errors.ModelError(
@@ -41,7 +41,9 @@ def cleaned(model: Model, probe: Mapping[str, NDArray[Any]], *, is_folded: bool 
             )
     folded = None if is_folded else _folded(model)
     if folded is not None:
-        if closeness.difference(before, ort.runner_from_model(folded.content())(probe)).is_within_tolerance:
+        if closeness.difference(
+            before, ort.runner_from_model(folded.content(), is_brief=True)(probe)
+        ).is_within_tolerance:
             return folded
         _LOG.warning("folding constants would change the model; it is left as it is")
     proto = onnx.ModelProto()

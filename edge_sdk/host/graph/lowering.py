@@ -148,11 +148,15 @@ def _histograms(
         return {}
     more = onnx.ModelProto()
     more.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    run = ort.runner_from_model(int8 + more.SerializeToString(), names)  # two messages in a row read as one
+    # Two messages in a row read as one.
+    run = ort.runner_from_model(int8 + more.SerializeToString(), names, is_brief=True)
     found: dict[str, ranges.MagnitudeHistogram] = {}
     for one in feeds:
-        for name, values in run(one).items():
-            histogram = ranges.histogram_from_tensor(values)
+        outputs = run(one)
+        for name in names:
+            histogram = ranges.histogram_from_tensor(
+                outputs.pop(name)
+            )  # none is there any more when the next run's are
             found[name] = ranges.merge(found[name], histogram) if name in found else histogram
     return found
 

@@ -28,7 +28,7 @@ def costs_by_node(model: models.Model, probe: Mapping[str, NDArray[Any]]) -> Cos
     wiring = placement.Wiring(model.proto.graph)
     names = {name for node in nodes for name in (node.input[0], node.input[1], node.output[0])}
     wanted = sorted(name for name in names if not wiring.is_constant(name) and name not in probe)
-    ran = ort.runner_from_model(qdq.with_outputs(model, wanted), wanted)(probe)
+    ran = ort.runner_from_model(qdq.with_outputs(model, wanted), wanted, is_brief=True)(probe)
     shapes = {name: array.shape for name, array in (*probe.items(), *ran.items())} | wiring.shapes
     elements = {
         node.name: sum(math.prod(shapes[name]) for name in (node.input[0], node.input[1], node.output[0]))
