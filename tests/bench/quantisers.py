@@ -6,6 +6,7 @@ together they take 7 GB, and no two of them agree on their dependencies.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -41,6 +42,8 @@ class Spent(NamedTuple):
 
 
 OURS = Tool("edge_sdk", "edge_sdk", "auto")
+OURS_ENTROPY = Tool("edge_sdk entropy", "edge_sdk", "entropy")
+OURS_MAX = Tool("edge_sdk max", "edge_sdk", "max")
 MODELOPT_ENTROPY = Tool("Model Optimizer entropy", "modelopt", "entropy")
 MODELOPT_MAX = Tool("Model Optimizer max", "modelopt", "max")
 ORT_MINMAX = Tool("ONNX Runtime MinMax, symmetric", "onnxruntime", "MinMax")
@@ -91,7 +94,11 @@ def python_of(tool):
             "--disable-pip-version-check",
             *REQUIREMENTS[tool.script],
         ]
-        subprocess.run(command, check=True, stdout=sys.stderr)
+        try:
+            subprocess.run(command, check=True, stdout=sys.stderr)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)  # half of an environment would be taken for one
+            raise
     return str(python)
 
 

@@ -12,8 +12,10 @@ ANY = range(-64, 256)
 
 BARE = """
 import json, sys, numpy as np, onnxruntime as ort
-model, rules, files = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3:]
-session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+model, rules, threads, files = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
+settings = ort.SessionOptions()
+settings.intra_op_num_threads = threads
+session = ort.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
 spec = session.get_inputs()[0]
 batch = 1 if isinstance(spec.shape[0], int) else 32
 for file in files:
@@ -55,7 +57,7 @@ def built(entry):
     return Built(done.cpu_s, done.wall_s, json.loads(done.stdout), model, is_refused)
 
 
-def bare(entry, *files):
-    """The float model over the samples of the archives, with nothing else done."""
-    command = [sys.executable, "-c", BARE, str(entry.model), json.dumps(entry.preprocess), *map(str, files)]
-    return run(command)
+def bare(entry, *files, threads=0):
+    """The float model over the samples of the archives, with nothing else done; 0 threads: as many as usual."""
+    command = [sys.executable, "-c", BARE, str(entry.model), json.dumps(entry.preprocess), str(threads)]
+    return run([*command, *map(str, files)])
