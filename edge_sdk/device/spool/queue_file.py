@@ -40,7 +40,7 @@ class BootRow(NamedTuple):
     Attributes:
         number: in the order of starts; no clock has a say in it.
         boot: its name.
-        newest_seq: of its Samples; None if it did not end in order.
+        newest_seq: of its Samples, as far as it is known after a kill; None if nothing is.
         dropped: of its Samples, those that gave way or were damaged.
     """
 
@@ -78,6 +78,7 @@ class QueueFile:
     """
 
     def __init__(self, file: Path, *, limit_bytes: int, synchronous: str = "FULL") -> None:
+        self.file = file
         os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o640))  # with this mode; SQLite's other files follow it
         self._db = sqlite3.connect(file, timeout=0.2, isolation_level=None, check_same_thread=False)
         try:

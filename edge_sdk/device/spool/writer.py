@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from edge_sdk import clock
 from edge_sdk.device.spool import opening
-from edge_sdk.device.spool.ballast import Ballast
+from edge_sdk.device.spool.ballast import BALLAST_BYTES, Ballast
 from edge_sdk.device.spool.held import Entry, Held
 from edge_sdk.device.spool.queue_file import BootRow, QueueFile, Range
 from edge_sdk.device.spool.records import News
@@ -235,22 +235,25 @@ class Writer:
                 self._retry_s = self._clock.boot_s()
 
     def _make_space(self, queue: QueueFile) -> None:
-        """Gives up the ballast and the oldest Samples: with these gone, SQLite can write again."""
+        """Gives up the ballast, or the oldest Samples where that is gone: SQLite has to write to delete."""
+        had_ballast = self._ballast.is_there
+        self._ballast.give_up()
         with self._changed:
-            if self._ballast.is_there:
+            self._full_in_a_row += 1
+            self._retry_s = self._clock.boot_s()
+            self.is_flushing = True
+            if had_ballast:
+                self._ceiling_bytes = min(self._ceiling_bytes, queue.used_bytes() + BALLAST_BYTES // 4)
                 self._tell(
                     News(
                         "disk_full",
-                        "the disk is full: the spool does not grow any more, its oldest records give way to new ones",
+                        "the disk is full: soon the spool's oldest records give way to new ones",
                         {"held": self._held.samples},
                     )
                 )
-            self._full_in_a_row += 1
-            self._retry_s = self._clock.boot_s()
-            self._ceiling_bytes = min(self._ceiling_bytes, queue.used_bytes())
-            self._give_way()
-            self.is_flushing = True
-        self._ballast.give_up()
+            else:
+                self._ceiling_bytes = min(self._ceiling_bytes, queue.used_bytes())
+                self._give_way()
 
     def _fail(self, error: Exception) -> None:
         self._retry_s = self._clock.boot_s() + _RETRY_S
