@@ -220,7 +220,7 @@ def _asked(file, text):
 
 def _connections(url):
     port = int(url.rpartition(":")[2])
-    rows = [line.split() for line in open("/proc/net/tcp").readlines()[1:]]
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return sum(row[1].endswith(f":{port:04X}") and row[3] == "01" for row in rows)
 
 

@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import postgres_server
 import pytest
@@ -79,5 +80,5 @@ def test_one_of_two_collectors_is_killed_and_nothing_is_lost_or_stored_twice(
 
 def _clients(broker):
     """Counts the connections that the broker holds, as the kernel tells them."""
-    rows = [line.split() for line in open("/proc/net/tcp").readlines()[1:]]
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return sum(row[1].endswith(f":{broker.port:04X}") and row[3] == "01" for row in rows)
