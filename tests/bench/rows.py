@@ -23,7 +23,7 @@ class Row(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        return self.bar is None or (self.ratio is not None and self.ratio <= self.bar)
+        return self.bar is None or (self.ratio is not None and bool(self.ratio <= self.bar))
 
     def document(self) -> dict:
         return {**self._asdict(), "ok": self.ok}
