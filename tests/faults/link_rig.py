@@ -183,10 +183,10 @@ def sample(boot, seq, **more):
 class Device:
     """The shipped spool, forwarder and link; Samples are made by the test."""
 
-    def __init__(self, url, *, capacity=200_000, resend_s=0.5, **settings):
+    def __init__(self, url, *, capacity=200_000, resend_s=0.5, file=None, **settings):
         self.clock = SystemClock()
         self.spool = Spool(
-            SpoolSettings(None, Limits(capacity, capacity, resend_s)),
+            SpoolSettings(file, Limits(capacity, capacity if file is None else 2000, resend_s)),
             name_boot=lambda _last: f"{os.getpid():08x}{time.monotonic_ns() & 0xFFFFFFFF:08x}",
             word=self.word,
             clocks=self.clock,

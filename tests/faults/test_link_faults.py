@@ -243,11 +243,14 @@ def test_corrupted_bytes_with_tls(rig, fault, certificates):
 
 
 @pytest.mark.fault("L6")
-def test_a_day_offline_and_back(rig, fault):
+@pytest.mark.timeout(240)
+def test_a_day_offline_and_back(rig, fault, tmp_path):
     rig.open("max_inflight_messages 200", "max_queued_messages 1000000").collect()
     rig.proxy.mode = "refuse"
-    ours = rig.device()
-    ours.make(86_400)
+    ours = rig.device(file=tmp_path / "spool" / "queue.db", resend_s=5.0)
+    for _ in range(864):
+        ours.make(100)
+        ours.spool.flush()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     rig.proxy.mode = "ok"
     began_s = time.monotonic()

@@ -354,3 +354,92 @@ def test_no_file_descriptor_is_left_behind(play):
     until(lambda: peer.connections >= 20, "20 connections")
     link.close()
     assert count() == before
+
+
+def answer_to(packet, reason=b""):
+    """Gives the answer to a PUBLISH of topic "t"."""
+    packet_id = packet[packet.index(b"\x00\x01t") + 3 :][:2]
+    return b"\x40" + bytes([2 + len(reason)]) + packet_id + reason
+
+
+def is_publish(packet):
+    return packet[:1] == b"\x32"
+
+
+def test_a_message_that_the_broker_calls_too_large_is_refused_and_its_like_from_then_on(play):
+    def script(peer, client):
+        accept(peer, client)
+        while packet := peer.packet(client):
+            if is_publish(packet):
+                client.sendall(answer_to(packet, b"\x95" if len(packet) > 500 else b""))
+
+    _, link = play(script)
+    link.open()
+    assert link.wait_for_connected(WAIT_S)
+    link.publish("t", b"x" * 1000)
+    until(lambda: link.snapshot().refused == 1, "the refusal")
+    assert "Packet too large" in link.snapshot().last_error
+    for size in (999, 1000, 5000):
+        if size < 1000:
+            link.publish("t", b"x" * 100)
+        else:
+            with pytest.raises(errors.OversizeError, match="takes at most 1000"):
+                link.publish("t", b"x" * size)
+    until(lambda: link.snapshot().published == 1, "the small one")
+    assert link.snapshot().connects == 1
+
+
+def test_a_message_for_which_the_broker_ends_the_connection_is_not_sent_again(play):
+    def script(peer, client):
+        accept(peer, client)
+        while packet := peer.packet(client):
+            if is_publish(packet) and len(packet) > 500:
+                client.sendall(b"\xe0\x01\x95")
+                return
+            if is_publish(packet):
+                client.sendall(answer_to(packet))
+
+    peer, link = play(script)
+    link.open()
+    assert link.wait_for_connected(WAIT_S)
+    link.publish("t", b"x" * 1000)
+    until(lambda: link.snapshot().connects == 2, "a second connection")
+    link.publish("t", b"small")
+    until(lambda: link.snapshot().published == 1, "the small one")
+    with pytest.raises(errors.OversizeError):
+        link.publish("t", b"x" * 1000)
+    assert sum(is_publish(packet) and len(packet) > 500 for packet in peer.seen) == 1
+
+
+def test_two_silent_ends_soon_after_the_connect_wait_as_for_a_second_client_of_our_name(play):
+    accepted = []
+
+    def script(peer, client):
+        accept(peer, client)
+        accepted.append(time.monotonic())
+        client.shutdown(socket.SHUT_WR)
+        peer.linger(client)
+
+    _, link = play(script, reconnect_cap_s=1.0)
+    link.open()
+    until(lambda: len(accepted) >= 4, "four connects")
+    assert accepted[1] - accepted[0] < 1.0
+    assert min(after - before for before, after in zip(accepted[1:], accepted[2:])) >= 0.5
+
+
+def test_a_handler_that_never_returns_shows_as_a_stall(play):
+    released = threading.Event()
+
+    def script(peer, client):
+        accept(peer, client)
+        packet = peer.packet(client)
+        client.sendall(b"\x90\x04" + packet[1:3] + b"\x00\x01" + b"\x30\x05\x00\x01t\x00x")
+        peer.linger(client)
+
+    _, link = play(script)
+    link.subscribe("t", lambda message: released.wait(WAIT_S))
+    link.open()
+    assert link.wait_for_connected(WAIT_S)
+    until(lambda: link.snapshot().stalled_s > 0.1, "the stall")
+    released.set()
+    until(lambda: link.snapshot().stalled_s == 0.0, "the end of the stall")
