@@ -169,10 +169,13 @@ class Day:
         kept = {suffix: (file.parent / f"{file.name}{suffix}") for suffix in ("", "-wal")}
         content = {suffix: path.read_bytes() for suffix, path in kept.items() if path.exists()}
         queue.close()
+        (self.disk.root / "other-program").unlink(missing_ok=True)
         for suffix, path in kept.items():
             path.unlink(missing_ok=True)
             if suffix in content:
                 path.write_bytes(content[suffix])
+        if self.is_on("disk full"):
+            self.fill()
 
     def start(self):
         day = self

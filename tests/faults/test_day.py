@@ -34,7 +34,7 @@ def lived(folder, without="", hours=24):
 
 @pytest.mark.fault("day")
 def test_a_day_of_a_flaky_device_and_every_protection_missed(fault, tmp_path):
-    runs = [("", 24), *((name, 12) for name in PROTECTIONS)]
+    runs = [("", 24), *((name, 8) for name in PROTECTIONS)]
     with ThreadPoolExecutor(2) as pool:
         found = dict(zip(["", *PROTECTIONS], pool.map(lambda run: lived(tmp_path / f"d{run[0]}", *run), runs)))
     day = found.pop("")

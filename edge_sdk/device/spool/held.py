@@ -312,9 +312,9 @@ class Held:
         self._index = array("q", (key for key in keys if key >= 0 and records.kind_of(key) is Kind.SAMPLE))
         self._cache.clear()
         for key in self._index:
-            row = self.boots.get(records.boot_number_of(key))
-            if row is not None and row.number != self._boot_number:
-                self.boots[row.number] = row._replace(newest_seq=max(row.newest_seq or 0, records.seq_of(key)))
+            boot = self.boots.get(records.boot_number_of(key))
+            if boot is not None and boot.number != self._boot_number:
+                self.boots[boot.number] = boot._replace(newest_seq=max(boot.newest_seq or 0, records.seq_of(key)))
         for row in events:
             if row.payload is None:
                 self._gone.append(Range(row.key, row.key))
