@@ -145,6 +145,7 @@ class _PahoConnection:
         if self._held is not None and isinstance(self._client, BatchedClient):
             part, self._held = self._held, None
             self._take(self._client, part)
+            self._read_decrypted(connected)
             timeout_s = 0.0
         if self._client.want_write() != self._is_polled_for_write:
             self._is_polled_for_write = not self._is_polled_for_write
@@ -154,12 +155,21 @@ class _PahoConnection:
             os.eventfd_read(self._wake_fd)
         if events.get(connected.fileno(), 0) & ~select.POLLOUT:
             self._read()
-            while isinstance(connected, ssl.SSLSocket) and self._client.socket() is not None and connected.pending():
-                self._read()  # decrypted bytes that poll() does not see
+            self._read_decrypted(connected)
         if self._client.want_write():
             self._client.loop_write()
         self._client.loop_misc()
         return self._client.socket() is not None
+
+    def _read_decrypted(self, connected: socket.socket) -> None:
+        """Reads what TLS has decrypted already, which poll() does not see."""
+        while (
+            isinstance(connected, ssl.SSLSocket)
+            and self._held is None
+            and self._client.socket() is not None
+            and connected.pending()
+        ):
+            self._read()
 
     def _read(self) -> None:
         client = self._client
