@@ -32,6 +32,7 @@ _OUT_OF_MEMORY = (
     "allocate memory",
     "memory allocation",
     "failed to map segment",  # the loader, when a library does not fit any more
+    "pthread_create failed",  # OpenBLAS, which then sends SIGINT to its own process
 )
 
 
