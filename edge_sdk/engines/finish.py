@@ -54,8 +54,8 @@ def check_unsigned(checked: bundles.Bundle) -> None:
     """Raises BundleError for a signed bundle, to which nothing can be added."""
     if (checked.path / bundles.SIGNATURE).exists():
         raise errors.BundleError(
-            f"{checked.path} is signed; an engine can only be added before signing, so compile it first, or let a daemon "
-            "with a state folder build its own beside it"
+            f"{checked.path} is signed; an engine can only be added before signing, so compile it first, or let a "
+            "daemon with a state folder build its own beside it"
         )
 
 
