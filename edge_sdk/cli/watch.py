@@ -4,6 +4,7 @@ import argparse
 import shutil
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -18,11 +19,19 @@ from edge_sdk.wire import codec, compact, topics
 
 _POLL_S = 0.2
 _REDRAW_S = 0.5
+_ACCESS = ("ca_file", "cert_file", "key_file")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Puts the options of ``watch`` on the parser."""
     parser.add_argument("--broker", metavar="URL", default=watch.BROKER, help=f"MQTT broker (default {watch.BROKER})")
+    for option in _ACCESS:
+        what = {
+            "ca_file": "certificates to trust with mqtts",
+            "cert_file": "our own certificate",
+            "key_file": "its key",
+        }
+        parser.add_argument(f"--{option.replace('_', '-')}", type=Path, metavar="FILE", help=what[option])
     parser.add_argument("--device", help="only this device")
     parser.add_argument("--site", help="only this site")
     parser.add_argument("--raw", action="store_true", help="topic and payload of every message, receipts included")
@@ -39,7 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
     """
     ticks = clock.SystemClock()
     view = _view(arguments, ticks)
-    with watch.open_tap(arguments.broker, _filters(arguments)) as tap, signals.Stop() as stop:
+    access = watch.Access(**{option: getattr(arguments, option) for option in _ACCESS})
+    with watch.open_tap(arguments.broker, _filters(arguments), access=access) as tap, signals.Stop() as stop:
         connects = tap.snapshot().connects
         is_connected = True
         left = arguments.count

@@ -4,6 +4,8 @@ import contextlib
 import os
 import queue
 from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 from edge_sdk import clock, errors
 from edge_sdk.link.mqtt import MqttLink, MqttSettings
@@ -87,12 +89,28 @@ class Tap:
         return self._link.snapshot()
 
 
+class Access(NamedTuple):
+    """What a broker that does not let everybody in asks for; see `edge_sdk.link.settings.MqttSettings`."""
+
+    username: str = ""
+    password: str = ""
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+
+
+OPEN = Access()
+"""For a broker that lets everybody in."""
+
+
 @contextlib.contextmanager
-def open_tap(broker: str, topic_filters: list[str], *, timeout_s: float = CONNECT_S) -> Iterator[Tap]:
+def open_tap(
+    broker: str, topic_filters: list[str], *, timeout_s: float = CONNECT_S, access: Access = OPEN
+) -> Iterator[Tap]:
     """Subscribes while the context is open. A reader that falls far behind loses the newest messages.
 
     Raises:
-        SettingsError: a URL that is none.
+        SettingsError: a URL that is none, or a certificate that can't be read.
         LinkError: the broker did not answer within `timeout_s`.
     """
     held: queue.Queue[Message] = queue.Queue(_HELD_MAX)
@@ -103,7 +121,9 @@ def open_tap(broker: str, topic_filters: list[str], *, timeout_s: float = CONNEC
 
     # Its own name for each, as two clients of one name push each other out; and no session, as it leaves for good.
     name = f"edge-watch-{os.getpid()}-{clock.SystemClock().tick_ns():x}"
-    link = MqttLink(MqttSettings(url=broker, client_id=name, session_expiry_s=0, reconnect_cap_s=5.0))
+    link = MqttLink(
+        MqttSettings(url=broker, client_id=name, session_expiry_s=0, reconnect_cap_s=5.0, **access._asdict())
+    )
     for topic_filter in topic_filters:
         link.subscribe(topic_filter, hold)
     link.open()

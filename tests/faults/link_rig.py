@@ -1,6 +1,7 @@
 """A device, a link that can be broken in ways, a broker and a collector that can be killed; and who counts the losses."""
 
 import contextlib
+import json
 import os
 import queue
 import random
@@ -15,6 +16,11 @@ import threading
 import time
 from collections import deque
 from pathlib import Path
+
+from paho.mqtt import client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from edge_sdk import errors
 from edge_sdk.clock import SystemClock
@@ -325,3 +331,32 @@ def hear(url, topic_filter):
     link.open()
     assert link.wait_for_connected(WAIT_S)
     return link, heard
+
+
+class SessionEar:
+    """A subscriber that leaves its session at the broker and comes back to it, as plain MQTT intends."""
+
+    def __init__(self, url):
+        self.port = int(url.rpartition(":")[2])
+        self.seqs = set()
+        self.client = None
+
+    def come(self):
+        self.client = paho.Client(
+            CallbackAPIVersion.VERSION2, client_id="session-ear", protocol=MQTTProtocolVersion.MQTTv5
+        )
+        subscribed = threading.Event()
+        self.client.on_connect = lambda client, *_: client.subscribe(f"{UP}/telemetry", qos=1)
+        self.client.on_subscribe = lambda *_: subscribed.set()
+        self.client.on_message = lambda _client, _data, message: self.seqs.add(json.loads(message.payload)["seq"])
+        properties = Properties(PacketTypes.CONNECT)
+        properties.SessionExpiryInterval = 3600
+        self.client.connect("127.0.0.1", self.port, clean_start=False, properties=properties)
+        self.client.loop_start()
+        assert subscribed.wait(WAIT_S)
+
+    def leave(self):
+        if self.client is not None:
+            self.client.disconnect()
+            self.client.loop_stop()
+            self.client = None
