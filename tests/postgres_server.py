@@ -9,6 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from pathlib import Path
 
 
 def find() -> str | None:
@@ -80,5 +81,6 @@ def _as(user):
 def _wait(programs, port, server, log):
     deadline = time.monotonic() + 30
     while subprocess.run([f"{programs}/pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)], check=False).returncode:
-        assert server.poll() is None and time.monotonic() < deadline, open(log).read()
+        assert server.poll() is None, Path(log).read_text()
+        assert time.monotonic() < deadline, Path(log).read_text()
         time.sleep(0.05)
