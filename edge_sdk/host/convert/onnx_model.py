@@ -55,7 +55,7 @@ def accepted(job: Job) -> Made:
 
 def _improved(job: Job, proto: onnx.ModelProto, specs: tuple[TensorSpec, ...], origin: str, opset: int) -> Made:
     """Raises and cleans a model that is small enough to be held, and checks that its outputs stay."""
-    before = probe.reference(ort.runner_from_model(job.source), specs, job)
+    before = probe.reference(ort.runner_from_model(job.source, is_brief=True), specs, job)
     plain = _plain(proto)
     notes = []
     if opset < RAISED_BELOW:
@@ -128,7 +128,7 @@ def _raised(proto: onnx.ModelProto, opset: int, before: probe.Reference) -> tupl
             f"onnx can't raise the model from opset {opset} to {RAISED_TO}: {error}; {advice}"
         ) from error
     raised.ir_version = max(raised.ir_version, 8)  # of the release that brought opset 17
-    found = probe.difference_to(before, ort.runner_from_model(onnx_bytes(raised)))
+    found = probe.difference_to(before, ort.runner_from_model(onnx_bytes(raised), is_brief=True))
     moved = probe.difference_text(found)
     if not found.is_within_tolerance:
         raise errors.ModelError(
@@ -150,7 +150,7 @@ def _cleaned(proto: onnx.ModelProto, target: Path, before: probe.Reference) -> t
         return proto, "not cleaned: ONNX Runtime's optimiser left the standard operators"
     _fold_casts(cleaned.graph)
     _sort(cleaned)
-    found = probe.difference_to(before, ort.runner_from_model(onnx_bytes(cleaned)))
+    found = probe.difference_to(before, ort.runner_from_model(onnx_bytes(cleaned), is_brief=True))
     moved = probe.difference_text(found)
     if not found.is_within_tolerance:
         return proto, f"not cleaned: that would have moved its outputs {moved}"
