@@ -92,6 +92,7 @@ def python_of(tool):
             "install",
             "--quiet",
             "--disable-pip-version-check",
+            "--retries=1",  # of an index that is out of reach; the packages may be in another
             *REQUIREMENTS[tool.script],
         ]
         try:
