@@ -322,6 +322,26 @@ def test_a_disk_that_fails_is_no_commit_is_told_once_and_costs_nothing_when_it_i
     assert (bench.file.parent / "queue.db.damaged").exists()  # the file whose sync failed is not trusted again
 
 
+def test_starts_whose_file_cannot_be_opened_at_first_keep_apart(bench):
+    bench.open().close()
+    names = []
+    for _ in range(2):
+        holder = sqlite3.connect(bench.file, isolation_level=None)
+        holder.execute("PRAGMA locking_mode = EXCLUSIVE")
+        holder.execute("BEGIN EXCLUSIVE")
+        late = bench.open()
+        late.put(0, b"of " + late.boot.encode())
+        assert not late.snapshot().is_durable
+        holder.close()
+        bench.clock.advance(6.0)
+        late.put(1, b"more")
+        until(lambda: late.snapshot().on_disk >= 2, "its place on disk")
+        names.append(late._held.number)
+        late.close()
+    assert names == [2, 3]
+    assert payloads(bench.open(), Kind.SAMPLE).count(b"more") == 2
+
+
 def test_a_second_daemon_on_the_same_file_gets_none_of_it(bench):
     first = bench.open()
     first.put(0, b"0", Service.DURABLE)
@@ -334,14 +354,16 @@ def test_a_second_daemon_on_the_same_file_gets_none_of_it(bench):
     assert bench.count_on_disk() == 2
 
 
-def test_a_full_disk_gives_up_the_ballast_and_the_oldest_and_goes_on(bench):
-    spool = bench.open(open_file=Failing)
+@pytest.mark.parametrize(("memory", "times", "dropped"), [(1000, 1, 0), (1000, 2, 0), (100, 2, 64)])
+def test_a_full_disk_gives_up_the_ballast_and_the_oldest_only_when_memory_is_short(bench, memory, times, dropped):
+    spool = bench.open(open_file=Failing, memory=memory)
     for seq in range(300):
         spool.put(seq, b"%d" % seq)
-    spool.flush()
+        if seq % 50 == 49:
+            spool.flush()
     ballast = bench.file.parent / "queue.db.ballast"
     assert ballast.stat().st_size == 2**20
-    full = iter([True, True])
+    full = iter([True] * times)
 
     def apply(self, *args, **more):
         if next(full, False):
@@ -350,16 +372,21 @@ def test_a_full_disk_gives_up_the_ballast_and_the_oldest_and_goes_on(bench):
 
     failing, Failing.apply = Failing.apply, apply
     try:
-        spool.put(300, b"300")
+        for seq in range(300, 360):
+            spool.put(seq, b"%d" % seq)
         with contextlib.suppress(errors.StoreError):
             spool.flush()
-        until(lambda: spool.snapshot().on_disk + spool.snapshot().dropped == 301, "the disk to go on")
+        bench.clock.advance(6.0)
+        spool.put(360, b"360")
+        with contextlib.suppress(errors.StoreError):
+            spool.flush()
+        until(lambda: spool.snapshot().on_disk + spool.snapshot().dropped == 361, "the disk to go on")
     finally:
         Failing.apply = failing
     state = spool.snapshot()
     assert state.is_durable
-    assert state.dropped == state.oldest_seq == 64  # the second time, as the ballast was gone
-    assert any(event.startswith("disk_full") for event in events(spool))
+    assert state.dropped == state.oldest_seq == dropped
+    assert sum(event.startswith("disk_full") for event in events(spool)) == 1
 
 
 def test_a_backlog_larger_than_the_window_is_read_in_order_as_receipts_come(bench):

@@ -172,6 +172,11 @@ class Held:
 
     # How things stand.
 
+    @property
+    def number(self) -> int:
+        """The number of this boot."""
+        return self._boot_number
+
     def boot_number(self, boot: str) -> int | None:
         """Gives the number of a boot by its name; None for one that nothing is known of."""
         return next((row.number for row in self.boots.values() if row.boot == boot), None)
@@ -180,6 +185,11 @@ class Held:
     def samples(self) -> int:
         """Samples held."""
         return len(self._index) + len(self._staged)
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether half of what may be in memory only is there."""
+        return len(self._staged) * 2 >= self.limits.memory
 
     @property
     def rows(self) -> int:
@@ -321,6 +331,23 @@ class Held:
             else:
                 self._events[row.key] = row.payload
         self._events = OrderedDict(sorted(self._events.items()))
+
+    def renumber(self, number: int) -> None:
+        """Gives this boot the number that it has in a file opened only now; nothing of it is on disk yet."""
+
+        def moved(key: int) -> int:
+            is_ours = records.boot_number_of(key) == before
+            return records.key_of(records.kind_of(key), number, records.seq_of(key)) if is_ours else key
+
+        before = self._boot_number
+        self._staged = OrderedDict((moved(key), payload) for key, payload in self._staged.items())
+        self._put_s = OrderedDict((moved(key), put_s) for key, put_s in self._put_s.items())
+        self._fresh = OrderedDict((moved(key), payload) for key, payload in self._fresh.items())
+        self._events = OrderedDict((moved(key), payload) for key, payload in self._events.items())
+        self._sent = {moved(key): sent for key, sent in self._sent.items()}
+        self.boots[number] = self.boots.pop(before)._replace(number=number)
+        self._unsaved_boots = {number}
+        self._boot_number = number
 
     def reconcile(self, keys: Iterable[int]) -> int:
         """Compares with a file that was opened anew: what it lacks is dropped and counted, what it has too many goes.

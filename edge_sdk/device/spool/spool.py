@@ -21,7 +21,7 @@ from edge_sdk.device.spool.writer import Writer
 _PATIENCE_S = 5.0
 """How long a durable put waits for its commit: ten times what a slow card takes for a sync."""
 _LATE_BOOT = 1 << 21
-"""Number of a boot whose file could not be opened at its start: above all that are counted up one by one."""
+"""Number of a boot while its file could not be opened: above all that are counted up one by one."""
 _HARD_LIMIT_FACTOR = 1.25
 """SQLite refuses beyond this; the oldest give way long before."""
 
@@ -72,7 +72,6 @@ class Spool:
         self.boot = name_boot(last.boot if last else None)
         number = _LATE_BOOT if isinstance(opened, Exception) else (last.number + 1 if last else 1)
         self._held = Held(BootRow(number, self.boot), settings.limits)
-        self._number = number
         self._writer: Writer | None = None
         if settings.file is not None and opened is not None:
             self._writer = Writer(
@@ -193,7 +192,10 @@ class Spool:
                 News(
                     "records_dropped",
                     f"no receipts came and the spool is full ({self._held.samples + 1} records): the oldest give way",
-                    {"dropped": self._held.dropped(self._number), "oldest_seq": self._held.oldest_seq(self._number)},
+                    {
+                        "dropped": self._held.dropped(self._held.number),
+                        "oldest_seq": self._held.oldest_seq(self._held.number),
+                    },
                 )
             )
 
@@ -211,8 +213,8 @@ class Spool:
         return SpoolState(
             held=held.samples,
             receipted=held.receipted,
-            dropped=held.dropped(self._number),
-            oldest_seq=held.oldest_seq(self._number),
+            dropped=held.dropped(self._held.number),
+            oldest_seq=held.oldest_seq(self._held.number),
             on_disk=held.rows,
             events=held.events,
             is_durable=self._writer is not None and not self._writer.is_failed,

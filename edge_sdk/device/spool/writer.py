@@ -27,7 +27,6 @@ _IDLE_S = 60.0
 _GONE_CHUNK = 1000
 _GIVING_WAY = 64
 """Oldest Samples that give way at once where the file may not grow."""
-_FULL_IN_A_ROW = 3
 
 
 class _Job(NamedTuple):
@@ -83,7 +82,7 @@ class Writer:
         self._ballast = Ballast(file.with_name(file.name + ".ballast"))
         self._queue: QueueFile | None = None
         self._is_suspect = self._is_closing = self._is_tight = self._was_opened = False
-        self._full_in_a_row = 0
+        self._is_full = self._gave_way = False
         self._retry_s = self._written_s = clocks.boot_s()
         self._ended: list[int] = []
         self._thread = threading.Thread(target=self._work, name="spool", daemon=True)
@@ -132,7 +131,7 @@ class Writer:
 
     def _wait_s(self) -> float | None:
         held, now_s = self._held, self._clock.boot_s()
-        if self._queue is None or self._full_in_a_row:
+        if self._queue is None or self._is_full:
             return self._retry_s - now_s
         if self.is_flushing or self._is_tight or held.gone >= _GONE_CHUNK or held.wanted() or held.ended():
             return 0.0
@@ -185,7 +184,7 @@ class Writer:
         queue.apply(job.batch, gone=job.gone, boots=job.boots, ended=job.ended)
         used_bytes = queue.used_bytes()
         with self._changed:
-            self._full_in_a_row = 0
+            self._is_full = self._gave_way = self.is_failed = False
             self._held.committed(entry.key for entry in job.batch)
             self._written_s = self._clock.boot_s()
             if used_bytes > self._ceiling_bytes:
@@ -222,38 +221,48 @@ class Writer:
     def _note(self, error: sqlite3.Error) -> None:
         queue = self._queue
         assert queue is not None
-        if opening.is_full(error) and self._full_in_a_row < _FULL_IN_A_ROW:
+        if opening.is_full(error):
             self._make_space(queue)
             return
         queue.close()
         with self._changed:
             self._queue = None
-            self._is_suspect = not opening.is_full(error)
-            self._full_in_a_row = 0
+            self._is_suspect = True
             self._fail(error)
             if opening.is_damage(error):
                 self._retry_s = self._clock.boot_s()
 
     def _make_space(self, queue: QueueFile) -> None:
-        """Gives up the ballast, or the oldest Samples where that is gone: SQLite has to write to delete."""
+        """Gives up the ballast on a full disk, as SQLite has to write to delete; then waits for room in memory.
+
+        The oldest on disk give way only when there is no more room in memory either.
+        """
         had_ballast = self._ballast.is_there
         self._ballast.give_up()
         with self._changed:
-            self._full_in_a_row += 1
-            self._retry_s = self._clock.boot_s()
-            self.is_flushing = True
-            if had_ballast:
-                self._ceiling_bytes = min(self._ceiling_bytes, queue.used_bytes() + BALLAST_BYTES // 4)
+            now_s = self._clock.boot_s()
+            if not self._is_full:
+                self._is_full = True
                 self._tell(
                     News(
                         "disk_full",
-                        "the disk is full: soon the spool's oldest records give way to new ones",
+                        "the disk is full: new records wait in memory; beyond that the oldest give way",
                         {"held": self._held.samples},
                     )
                 )
-            else:
+            self.is_flushing = True
+            self._retry_s = now_s
+            if had_ballast:
+                self._ceiling_bytes = min(self._ceiling_bytes, queue.used_bytes() + BALLAST_BYTES // 4)
+            elif self._held.is_crowded and not self._gave_way:
+                self._gave_way = True
                 self._ceiling_bytes = min(self._ceiling_bytes, queue.used_bytes())
                 self._give_way()
+            else:
+                self._gave_way = False
+                self._retry_s = now_s + _RETRY_S
+                self.is_failed = True
+                self._changed.notify_all()
 
     def _fail(self, error: Exception) -> None:
         self._retry_s = self._clock.boot_s() + _RETRY_S
@@ -288,6 +297,7 @@ class Writer:
         if self._was_opened:
             lost = self._held.reconcile(opened.keys)
         else:
+            self._held.renumber(1 + max((row.number for row in opened.boots), default=0))
             self._held.take_over(opened.boots, opened.keys, opened.events)
         self._queue, self._was_opened = opened.queue, True
         if self.is_failed:
