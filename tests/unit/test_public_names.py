@@ -50,6 +50,7 @@ def test_every_error_has_an_exit_code_of_its_branch():
         errors.StoreError: 70,
         errors.LinkError: 5,
         errors.PayloadError: 5,
+        errors.OversizeError: 5,
     }
     assert {kind: kind.exit_code for kind in codes} == codes
     defined = {value for value in vars(errors).values() if isinstance(value, type)}
