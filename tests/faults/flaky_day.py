@@ -5,6 +5,7 @@ made up, and time passes by the step. Everything is drawn from one seed.
 """
 
 import contextlib
+import ctypes
 import json
 import logging
 import os
@@ -174,6 +175,9 @@ class Day:
             path.unlink(missing_ok=True)
             if suffix in content:
                 path.write_bytes(content[suffix])
+        descriptor = os.open(self.disk.root, os.O_RDONLY)
+        ctypes.CDLL(None).syncfs(descriptor)  # what was synced before the kill stays so; these are new files
+        os.close(descriptor)
         if self.is_on("disk full"):
             self.fill()
 
@@ -311,7 +315,8 @@ class Day:
     def held(self):
         held = self.spool._held
         keys = [*held._index, *held._staged]
-        return {(held.boots[records.boot_number_of(key)].boot, records.seq_of(key)) for key in keys}
+        split = [(held.boots.get(records.boot_number_of(key)), records.seq_of(key)) for key in keys]
+        return {(boot.boot if boot else "", seq) for boot, seq in split}
 
     def turn_of_the_disk(self):
         before = {entry.key for entry in self.spool._held.staged()}

@@ -41,7 +41,7 @@ class Disk:
         return self
 
     def __exit__(self, *_):
-        subprocess.run(["umount", str(self.root)], capture_output=True, check=False)
+        subprocess.run(["umount", "--lazy", str(self.root)], capture_output=True, check=False)
         self.image.unlink(missing_ok=True)
 
     def mount(self):
