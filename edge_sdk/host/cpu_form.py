@@ -73,7 +73,7 @@ def _forms(gatekeeper: Gate, int8: Int8) -> tuple[list[_Form], float]:
         ort.give_back()  # what those runs held, before the candidates come
 
         def sqnr_of(content: bytes) -> float:
-            run = ort.runner_from_model(content, is_brief=True)
+            run = ort.runner_from_model(content, is_frugal=True)
             return gate.worst_sqnr_db(run, references, gatekeeper.graph.model.outputs)
 
         made = lowering.lowered_models(int8.content, feeds)

@@ -73,7 +73,7 @@ class Gate:
         with self.job.stages(stage):
             judgement = gate.judged(
                 self._remembered.from_start(),
-                ort.runner_from_model(int8, is_frugal=True) if int8 else self._remembered.from_start(),
+                ort.runner_from_model(int8) if int8 else self._remembered.from_start(),
                 self._watched(self.data.evaluation.batches()),
                 outputs=self.graph.model.outputs,
                 metric=self.metric,

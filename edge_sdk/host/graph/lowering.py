@@ -149,7 +149,7 @@ def _histograms(
     more = onnx.ModelProto()
     more.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     # Two messages in a row read as one.
-    run = ort.runner_from_model(int8 + more.SerializeToString(), names, is_brief=True)
+    run = ort.runner_from_model(int8 + more.SerializeToString(), names, is_frugal=True)
     found: dict[str, ranges.MagnitudeHistogram] = {}
     for one in feeds:
         outputs = run(one)
