@@ -162,7 +162,18 @@ def drain_rows():
         spool.close()
         del sample
         collector = subprocess.Popen(
-            [sys.executable, "-m", "edge_sdk", "collector", "--broker", broker.url, "--database", str(database), "--web", ""],
+            [
+                sys.executable,
+                "-m",
+                "edge_sdk",
+                "collector",
+                "--broker",
+                broker.url,
+                "--database",
+                str(database),
+                "--web",
+                "",
+            ],
             stderr=subprocess.DEVNULL,
             cwd=ROOT,
         )
