@@ -224,6 +224,18 @@ def test_the_broker_refuses_the_size(fault, closing, tmp_path, line):
     )
 
 
+def test_a_sample_that_is_too_large_holds_up_no_other(closing, tmp_path, database):
+    broker = broker_on(tmp_path, closing, "max_packet_size 2000")
+    collector_on(broker.url, database, closing)
+    ours = device_on(broker.url, closing, resend_s=5.0)
+    assert ours.link.wait_for_connected(link_rig.WAIT_S)
+    ours.make(10)
+    ours.make(1, missing={f"metric-{number}": "x" * 200 for number in range(20)})
+    ours.make(10)
+    until(lambda: link_rig.stored(database, ours.boot)[0] == 20, "all but the large one")
+    assert ours.held == 11  # the receipts end before the large one
+
+
 @pytest.mark.fault("B5")
 def test_another_client_takes_our_name(fault, closing, tmp_path, database, caplog):
     broker = broker_on(tmp_path, closing)

@@ -44,7 +44,7 @@ class Forwarder:
         self._topics = {Kind.SAMPLE: telemetry_topic, Kind.EVENT: event_topic}
         self._renew = renew
         self._sending = threading.Lock()
-        self._is_away = False
+        self._is_away = self._has_oversize = False
 
     def make_room(self) -> SpoolState:
         """Makes room for the next Sample, so that it can tell of what was dropped for it; gives the state then."""
@@ -101,10 +101,17 @@ class Forwarder:
                 payload = self._renew(payload, *oldest[record.boot])
             try:
                 self._link.publish(self._topics[record.kind], payload)
+            except errors.OversizeError as error:
+                self._note_oversize(record, error)  # it stays, and is tried again when due; the others go past it
             except errors.LinkError:
                 self._spool.put_back(due[position:])
                 raise
         return len(due) == _AT_ONCE
+
+    def _note_oversize(self, record: Record, error: errors.OversizeError) -> None:
+        if not self._has_oversize:
+            self._has_oversize = True
+            _LOG.warning("record %d of boot %s is kept and does not go out: %s", record.seq, record.boot, error)
 
     def _note_failure(self, error: errors.LinkError) -> None:
         if self._link.snapshot().is_connected or self._is_away:
