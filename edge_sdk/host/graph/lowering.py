@@ -67,10 +67,10 @@ def lowered_models(int8: bytes, feeds: Iterable[Mapping[str, NDArray[Any]]]) -> 
     Raises:
         EngineError: the INT8 model can't be run on the sample inputs.
     """
-    plan = _Plan(Stripped(onnx.load_model_from_string(int8)))
-    if not plan.layers:
+    if not _plan(int8).layers:
         return {}
-    histograms = _histograms(int8, plan.unscaled(), feeds)
+    histograms = _histograms(int8, _plan(int8).unscaled(), feeds)
+    plan = _plan(int8)  # anew, which is quick: it holds the weights, and the runs before it need much memory
     made: dict[str, bytes] = {}
     for rule in RULES:
         graph = Stripped(onnx.load_model_from_string(int8))
@@ -138,6 +138,10 @@ class _Plan:
             return False
         self.coded.add(name)
         return True
+
+
+def _plan(int8: bytes) -> _Plan:
+    return _Plan(Stripped(onnx.load_model_from_string(int8)))
 
 
 def _histograms(
