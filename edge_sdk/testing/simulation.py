@@ -12,7 +12,6 @@ import math
 import re
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -228,12 +227,14 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--load", choices=sorted(LOADS), default="waves", help="of the GPU (default %(default)s)")
     parser.add_argument("--limit", type=float, default=85.0, metavar="C", help="throttles from here on (default 85 °C)")
     chosen = parser.parse_args(arguments)
-    end = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: end.set())
+    # Waited for, not handled: a handler that sets an event waits for ever when it interrupts the wait for that event.
+    ends = (signal.SIGTERM, signal.SIGINT)
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     chosen.folder.mkdir(parents=True, exist_ok=True)
     body = Body(limit_c=chosen.limit)
-    SimulatedBoard(chosen.folder, LOADS[chosen.load], clock.SystemClock(), name=chosen.board, body=body).run(end.wait)
+    SimulatedBoard(chosen.folder, LOADS[chosen.load], clock.SystemClock(), name=chosen.board, body=body).run(
+        lambda seconds: signal.sigtimedwait(ends, seconds) is not None
+    )
     return 0
 
 
