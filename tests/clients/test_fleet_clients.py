@@ -167,7 +167,9 @@ def test_psql_reads_the_collectors_tables(broker, fleet):
                 lambda: len(ask("SELECT device, count(*) FROM samples GROUP BY device HAVING count(*) > 2")) == 3,
                 "Samples",
             )
-            rows = ask("SELECT device, avg((payload::json->>'memory_used_bytes')::float) FROM samples GROUP BY device ORDER BY 1")
+            rows = ask(
+                "SELECT device, avg((payload::json->>'memory_used_bytes')::float) FROM samples GROUP BY device ORDER BY 1"
+            )
     assert [row[0] for row in rows] == ["sim-00000", "sim-00001", "sim-00002"]
     assert all(float(row[1]) > 0 for row in rows)
 
@@ -185,11 +187,17 @@ def test_prometheus_own_checker_finds_nothing_to_say_about_the_page(broker, flee
                 return answer.read().decode()
             return ""
 
-        text = until(lambda: (found := page()).count("edge_memory_used_bytes{") == 3 and found, "three devices on the page")
+        text = until(
+            lambda: (found := page()).count("edge_memory_used_bytes{") == 3 and found, "three devices on the page"
+        )
     done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
     control = subprocess.run(
-        ["promtool", "check", "metrics"], input=text + "edge_power_w{} one\n", capture_output=True, text=True, timeout=30
+        ["promtool", "check", "metrics"],
+        input=text + "edge_power_w{} one\n",
+        capture_output=True,
+        text=True,
+        timeout=30,
     )
     assert control.returncode != 0
 

@@ -168,7 +168,12 @@ def test_one_sample_per_interval_tells_what_the_models_did_and_how_the_board_is(
     one.beat()
     one.beat()
     first, second = one.samples(2)
-    assert (first.device, first.v, first.t, first.up_s) == ("cam-7", telemetry.WIRE_VERSION, one.clock.wall_s() - 1, one.clock.boot_s() - 1)
+    assert (first.device, first.v, first.t, first.up_s) == (
+        "cam-7",
+        telemetry.WIRE_VERSION,
+        one.clock.wall_s() - 1,
+        one.clock.boot_s() - 1,
+    )
     assert first.cpu_utilization_ratio == pytest.approx(0.3)
     assert first.memory_total_bytes == 8_000_000 * 1024
     assert first.power_w is None
