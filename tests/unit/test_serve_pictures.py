@@ -17,7 +17,7 @@ from PIL import Image
 from test_serve_swap import Rig
 
 from edge_sdk import errors
-from edge_sdk.device.feed import camera, pillow, readers
+from edge_sdk.device.feed import pillow, readers
 from edge_sdk.device.serve import grpc_requests, pictures
 from edge_sdk.numerics import pictures as geometry
 from edge_sdk.numerics import preprocess
@@ -128,6 +128,8 @@ def test_over_grpc_too(rig):
 
 
 def test_opencv_where_there_is_no_pillow_gives_nearly_the_same():
+    pytest.importorskip("cv2", reason="OpenCV is not installed (pip install 'edge_sdk[camera]')")
+    camera = pytest.importorskip("edge_sdk.device.feed.camera")
     content = encoded("PNG")
     np.testing.assert_array_equal(camera.picture_from_bytes(content, 10**6), pillow.picture_from_bytes(content, 10**6))
     for decode in (camera.picture_from_bytes, pillow.picture_from_bytes):
