@@ -3,6 +3,7 @@
 import argparse
 import datetime as dt
 import json
+import os
 import platform
 import sys
 from collections.abc import Callable, Iterable
@@ -47,7 +48,7 @@ def machine() -> str:
     cpu = next(
         (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").open() if line.startswith("model name")), "?"
     )
-    return f"{len(__import__('os').sched_getaffinity(0))} cores of {cpu}, Python {platform.python_version()}"
+    return f"{len(os.sched_getaffinity(0))} cores of {cpu}, Python {platform.python_version()}"
 
 
 def better_row(
@@ -55,6 +56,25 @@ def better_row(
 ) -> Row:
     """A figure of which more is better: the ratio is floor / value, so that it too must not exceed the bar."""
     return Row(figure, unit(value), f"{unit(floor)} {what}", round(floor / value, 4) if value > 0 else None, bar)
+
+
+def is_part(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> bool:
+    """Whether only some of the figures were asked for."""
+    return any(
+        value != parser.get_default(option)
+        for option, value in vars(arguments).items()
+        if option not in {"json", "save"}
+    )
+
+
+def save(file: Path, document: dict, *, is_part: bool) -> None:
+    """Keeps the figures; of a part, these take the places of the same figures, and the others stay with their day."""
+    if is_part and file.exists():
+        fresh = {row["figure"]: row for row in document["rows"]}
+        kept = [fresh.pop(row["figure"], row) for row in json.loads(file.read_text())["rows"]]
+        document = {**document, "rows": [*kept, *fresh.values()]}
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(document, indent=2) + "\n")
 
 
 def main(
@@ -80,11 +100,10 @@ def main(
     document = {
         "machine": machine(),
         "date": dt.date.today().isoformat(),
-        "rows": [row.document() for row in rows],
+        "rows": [{**row.document(), "date": dt.date.today().isoformat()} for row in rows],
     }
     if arguments.json:
         print(json.dumps(document, indent=2))
     if arguments.save:
-        LAST.mkdir(exist_ok=True)
-        (LAST / f"{name}.json").write_text(json.dumps(document, indent=2) + "\n")
+        save(LAST / f"{name}.json", document, is_part=is_part(parser, arguments))
     return 0 if all(row.ok for row in rows) else 1
