@@ -26,6 +26,7 @@ _LOG = logging.getLogger(__name__)
 _REPORT_S = 10.0
 _STALLED_S = 60.0  # far beyond any wait for the database, which is half a second at a time
 _IN_FLIGHT_MAX = 1000  # receipts for a fleet that was away go out at once
+_OPTIONS = ("broker", "database", "web", "share", "site")
 _PATHS = ("database", "ca_file", "cert_file", "key_file")
 
 
@@ -118,24 +119,8 @@ def settings_from_arguments(arguments: argparse.Namespace) -> CollectorSettings:
     Raises:
         SettingsError: an unknown key, or a value outside its bounds.
     """
-    table: dict[str, Any] = {}
-    source = "options"
-    if arguments.config is not None:
-        source = str(arguments.config)
-        table = settings_file.read_table(arguments.config)
-        settings_file.settings_from_table(table, CollectorSettings, source=source)
-        # A path in a file means the same wherever the collector is started.
-        table.update(
-            {
-                key: settings_file.place_from_text(table[key], arguments.config.parent)
-                for key in _PATHS
-                if table.get(key) and "://" not in table[key]
-            }
-        )
-    for option in ("broker", "database", "web", "share", "site"):
-        if getattr(arguments, option) is not None:
-            table[option] = getattr(arguments, option)
-    return settings_file.settings_from_table(table, CollectorSettings, source=source)
+    options = {name: getattr(arguments, name) for name in _OPTIONS}
+    return settings_file.settings_from_sources(CollectorSettings, arguments.config, options, places=_PATHS)
 
 
 def mqtt_settings(settings: CollectorSettings) -> MqttSettings:

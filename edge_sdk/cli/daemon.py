@@ -7,7 +7,6 @@ import os
 import socket
 import sys
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -23,6 +22,7 @@ from edge_sdk.link.settings import MqttSettings
 _LOG = logging.getLogger(__name__)
 
 _OPTIONS = {
+    "bundle": "bundles",
     "broker": "broker",
     "site": "site",
     "device": "device",
@@ -32,6 +32,7 @@ _OPTIONS = {
 """Which setting an option overrides."""
 
 _PATHS = (
+    "bundles",
     "http_socket",
     "grpc_socket",
     "frames_socket",
@@ -109,25 +110,12 @@ def settings_from_arguments(arguments: argparse.Namespace) -> DaemonSettings:
     Raises:
         SettingsError: an unknown key, or a value outside its bounds.
     """
-    table: dict[str, Any] = {}
-    source = "options"
-    if arguments.config is not None:
-        source = str(arguments.config)
-        table = settings_file.read_table(arguments.config)
-        settings_file.settings_from_table(table, DaemonSettings, source=source)
-        # A path in a file means the same wherever the daemon is started.
-        table["bundles"] = [str(arguments.config.parent / folder) for folder in table.get("bundles", ())]
-        for key in _PATHS:
-            if table.get(key) is not None:
-                table[key] = settings_file.place_from_text(table[key], arguments.config.parent)
-    for option, key in _OPTIONS.items():
-        if getattr(arguments, option) is not None:
-            table[key] = getattr(arguments, option)
-    if arguments.bundle:
-        table["bundles"] = arguments.bundle
-    table.setdefault("device", device_from_hostname(socket.gethostname()))
-    table.setdefault("state_folder", os.environ.get("STATE_DIRECTORY"))  # noqa: TID251 - as above
-    return settings_file.settings_from_table(table, DaemonSettings, source=source)
+    options = {setting: getattr(arguments, option) for option, setting in _OPTIONS.items()}
+    here = {
+        "device": device_from_hostname(socket.gethostname()),
+        "state_folder": os.environ.get("STATE_DIRECTORY"),  # noqa: TID251 - as above
+    }
+    return settings_file.settings_from_sources(DaemonSettings, arguments.config, options, places=_PATHS, defaults=here)
 
 
 def _path(text: str | None) -> Path | None:

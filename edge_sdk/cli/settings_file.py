@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,6 +40,47 @@ def read_table(file: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise errors.SettingsError(f"{file} is not TOML: {error}") from error
     return table
+
+
+def settings_from_sources(
+    kind: type[_Settings],
+    file: Path | None,
+    options: Mapping[str, object],
+    *,
+    places: Collection[str],
+    defaults: Mapping[str, object] | None = None,
+) -> _Settings:
+    """Gives `defaults`, overridden by a TOML file, overridden by the options that were given (those not None).
+
+    Args:
+        kind: of the settings.
+        file: None for none.
+        options: by name of the setting.
+        places: settings that name a file or folder, or several. In `file` they are relative to its folder, so that they
+            mean the same wherever the command is started; a URL stays as it is.
+        defaults: what only this machine knows.
+
+    Raises:
+        SettingsError: no such file, not TOML, an unknown key, a value outside its bounds, or no such credential.
+    """
+    table = dict(defaults or {})
+    source = "options"
+    if file is not None:
+        source = str(file)
+        listed = read_table(file)
+        settings_from_table(listed, kind, source=source)  # before its values are taken for paths
+        for name in places:
+            if name in listed:
+                listed[name] = _placed(listed[name], file.parent)
+        table.update(listed)
+    table.update({name: value for name, value in options.items() if value is not None})
+    return settings_from_table(table, kind, source=source)
+
+
+def _placed(value: str | list[str], folder: Path) -> str | list[str]:
+    if isinstance(value, list):
+        return [str(folder / text) for text in value]
+    return place_from_text(value, folder) if value and "://" not in value else value
 
 
 def place_from_text(text: str, folder: Path) -> str:
