@@ -17,8 +17,10 @@ _HOST, _PORT = "127.0.0.1", 1883
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Puts the options of ``broker`` on the parser."""
-    parser.add_argument("--host", default=_HOST, help=f"address to listen on (default {_HOST})")
-    parser.add_argument("--port", type=int, default=_PORT, help=f"0 takes any free port (default {_PORT})")
+    parser.add_argument("--host", help=f"address to listen on (default {_HOST}; with --write-config all of them)")
+    parser.add_argument(
+        "--port", type=int, help=f"0 takes any free port (default {_PORT}; with --write-config that of mqtts, 8883)"
+    )
     parser.add_argument(
         "--kind",
         choices=("auto", "mosquitto", "embedded"),
@@ -48,7 +50,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.write_config is not None:
         return _write_config(arguments)
     with (
-        brokers.open_broker(arguments.host, arguments.port, kind=arguments.kind) as broker,
+        brokers.open_broker(
+            _HOST if arguments.host is None else arguments.host,
+            _PORT if arguments.port is None else arguments.port,
+            kind=arguments.kind,
+        ) as broker,
         signals.Stop() as stop,
     ):
         if arguments.json:
@@ -70,11 +76,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _write_config(arguments: argparse.Namespace) -> int:
     """Writes the configuration; host and port are its own unless they were said."""
-    where = {} if arguments.host == _HOST else {"host": arguments.host}
-    port = {} if arguments.port == _PORT else {"port": arguments.port}
+    host = {} if arguments.host is None else {"host": arguments.host}
+    port = {} if arguments.port is None else {"port": arguments.port}
     collectors = arguments.collector or ["collector"]
     files = broker_config.write_config(
-        arguments.write_config, site=arguments.site, collectors=collectors, **where, **port
+        arguments.write_config, site=arguments.site, collectors=collectors, **host, **port
     )
     if arguments.json:
         show.print_json({"files": [str(file) for file in files], "collectors": collectors})

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from edge_sdk import clock, errors, imports
-from edge_sdk.cli import show, signals
+from edge_sdk.cli import access, show, signals
 from edge_sdk.cli.command import Command
 from edge_sdk.link.mqtt import MqttLink
 from edge_sdk.link.settings import MqttSettings
@@ -40,8 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--drain", type=float, default=10.0, metavar="S", help="wait so long for receipts (default 10)")
     parser.add_argument("--prefix", default="sim", help="of the devices' names (default sim)")
     parser.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
-    for name, meaning in (("ca", "certificate to trust"), ("cert", "own certificate"), ("key", "its key")):
-        parser.add_argument(f"--{name}-file", type=Path, metavar="FILE", help=f"for mqtts: {meaning}")
+    access.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -98,9 +97,7 @@ def _link_maker(arguments: argparse.Namespace) -> Callable[[int], MqttLink]:
                 session_expiry_s=0,
                 in_flight_max=1000,
                 reconnect_cap_s=5.0,
-                ca_file=arguments.ca_file,
-                cert_file=arguments.cert_file,
-                key_file=arguments.key_file,
+                **access.access_from_arguments(arguments)._asdict(),
             )
         )
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from edge_sdk import clock, errors
-from edge_sdk.cli import places, show, signals
+from edge_sdk.cli import access, places, show, signals
 from edge_sdk.cli.command import Command
 from edge_sdk.device.feed import sinks, sources, stream
 from edge_sdk.device.feed.pump import Pump
@@ -60,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 (default) leaves it to the back end")
     parser.add_argument("--site", default="default", help="first part of the topic, for an mqtt sink")
     parser.add_argument("--device", help="second part of the topic (default: the host name)")
+    access.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -111,8 +112,13 @@ def _open_sink(text: str, arguments: argparse.Namespace) -> Iterator[Sink]:
         yield sinks.FolderSink(Path(text))
     else:
         device = arguments.device or device_from_hostname(socket.gethostname())
-        settings = MqttSettings(url=text, client_id=f"edge-run.{arguments.site}.{device}.{secrets.token_hex(4)}")
-        link = MqttLink(settings)
+        link = MqttLink(
+            MqttSettings(
+                url=text,
+                client_id=f"edge-run.{arguments.site}.{device}.{secrets.token_hex(4)}",
+                **access.access_from_arguments(arguments)._asdict(),
+            )
+        )
         link.open()
         try:
             if not link.wait_for_connected(_CONNECT_S):

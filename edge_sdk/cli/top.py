@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from edge_sdk import clock, errors
-from edge_sdk.cli import frame, show, signals
+from edge_sdk.cli import access, frame, show, signals
 from edge_sdk.cli.command import Command
 from edge_sdk.cli.devices import Devices, Name
 from edge_sdk.cli.screen import Screen
@@ -36,6 +36,7 @@ Poll = Callable[[float], bool]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Puts the options of ``top`` on the parser."""
     parser.add_argument("--broker", metavar="URL", default=watch.BROKER, help=f"MQTT broker (default {watch.BROKER})")
+    access.add_arguments(parser)
     parser.add_argument("--device", help="which device (default: the first that speaks)")
     parser.add_argument("--site", help="of this site")
     parser.add_argument(
@@ -160,7 +161,7 @@ def _source(arguments: argparse.Namespace, devices: Devices) -> Iterator[Poll]:
         watch.telemetry_filter(device=arguments.device, site=arguments.site, what=kind)
         for kind in ("telemetry", "status", "birth", "event")
     ]
-    with watch.open_tap(arguments.broker, filters) as tap:
+    with watch.open_tap(arguments.broker, filters, access=access.access_from_arguments(arguments)) as tap:
 
         def poll(seconds: float) -> bool:
             message = tap.next(seconds)

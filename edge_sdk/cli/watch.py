@@ -4,13 +4,12 @@ import argparse
 import shutil
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
 from edge_sdk import clock, errors
-from edge_sdk.cli import show, signals, table
+from edge_sdk.cli import access, show, signals, table
 from edge_sdk.cli.command import Command
 from edge_sdk.link import watch
 from edge_sdk.link.protocol import Message
@@ -19,19 +18,12 @@ from edge_sdk.wire import codec, compact, topics
 
 _POLL_S = 0.2
 _REDRAW_S = 0.5
-_ACCESS = ("ca_file", "cert_file", "key_file")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Puts the options of ``watch`` on the parser."""
     parser.add_argument("--broker", metavar="URL", default=watch.BROKER, help=f"MQTT broker (default {watch.BROKER})")
-    for option in _ACCESS:
-        what = {
-            "ca_file": "certificates to trust with mqtts",
-            "cert_file": "our own certificate",
-            "key_file": "its key",
-        }
-        parser.add_argument(f"--{option.replace('_', '-')}", type=Path, metavar="FILE", help=what[option])
+    access.add_arguments(parser)
     parser.add_argument("--device", help="only this device")
     parser.add_argument("--site", help="only this site")
     parser.add_argument("--raw", action="store_true", help="topic and payload of every message, receipts included")
@@ -48,8 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
     """
     ticks = clock.SystemClock()
     view = _view(arguments, ticks)
-    access = watch.Access(**{option: getattr(arguments, option) for option in _ACCESS})
-    with watch.open_tap(arguments.broker, _filters(arguments), access=access) as tap, signals.Stop() as stop:
+    allowed = access.access_from_arguments(arguments)
+    with watch.open_tap(arguments.broker, _filters(arguments), access=allowed) as tap, signals.Stop() as stop:
         connects = tap.snapshot().connects
         is_connected = True
         left = arguments.count

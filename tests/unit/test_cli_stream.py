@@ -90,6 +90,7 @@ def test_results_go_to_a_folder_and_the_tally_to_stdout(net, pictures, tmp_path,
         (["--source", ".", "--poll", "nan"], 2, "--poll is nan"),
         (["--source", ".", "--sink", "mqtt://127.0.0.1:1"], 5, "no broker answers at mqtt://127.0.0.1:1"),
         (["--source", ".", "--sink", "ftp://x"], 2, "ftp"),
+        (["--source", ".", "--sink", "mqtts://x", "--ca-file", "no.crt"], 2, "cannot read the certificates no.crt"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_runs(net, tmp_path, monkeypatch, capsys, options, code, words):

@@ -144,6 +144,14 @@ def test_one_command_enrols_a_device_with_settings_that_the_daemon_takes(tmp_pat
     assert main.run(["ca", "issue"]) == 2
 
 
+def test_an_address_that_was_said_is_the_one_listened_on(tmp_path, capsys):
+    assert main.run(["broker", "--write-config", str(tmp_path / "a")]) == 0
+    assert main.run(["broker", "--write-config", str(tmp_path / "b"), "--host", "127.0.0.1", "--port", "1883"]) == 0
+    capsys.readouterr()
+    assert "\nlistener 8883 0.0.0.0\n" in (tmp_path / "a/mosquitto.conf").read_text()
+    assert "\nlistener 1883 127.0.0.1\n" in (tmp_path / "b/mosquitto.conf").read_text()
+
+
 def test_a_broker_configuration_is_written_once_with_names_by_the_rule(tmp_path):
     folder = tmp_path / "broker"
     for wrong in ({"collectors": ["#"]}, {"site": "a/b"}):

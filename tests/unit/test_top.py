@@ -193,6 +193,14 @@ def test_wrong_options_are_usage_errors(wrong, capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize("command", ["top", "watch", "simulate"])
+def test_whoever_listens_or_speaks_can_show_a_certificate_of_the_fleet(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    files = ["--ca-file", "ca.crt", "--cert-file", "my.crt", "--key-file", "my.key"]
+    assert main.run([command, "--broker", "mqtts://127.0.0.1:1", *files]) == errors.SettingsError.exit_code
+    assert "cannot read the certificates ca.crt, my.crt, my.key" in capsys.readouterr().err
+
+
 def test_nobody_there_is_a_link_error(capsys):
     assert main.run(["top", "--daemon", "http://127.0.0.1:9"]) == errors.LinkError.exit_code
     assert "did not answer" in capsys.readouterr().err
