@@ -4,9 +4,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from edge_sdk import clock, errors, imports
 from edge_sdk.cli import show
 from edge_sdk.cli.command import Command
+from edge_sdk.link.settings import parse_url
 from edge_sdk.wire import topics
 
 _AUTHORITY = "edge_sdk.collector.identity.authority"
@@ -55,7 +58,9 @@ def _issue(arguments: argparse.Namespace) -> Any:
     out = arguments.out or Path(arguments.name)
     topics.check_name(arguments.kind, arguments.name)
     topics.check_name("site", arguments.site)
-    stem = "server" if arguments.kind == "server" else arguments.kind
+    if arguments.broker and not parse_url(arguments.broker).is_tls:
+        raise errors.UsageError(f"--broker {arguments.broker}: a certificate needs TLS; expected mqtts://HOST")
+    stem = arguments.kind
     taken = [name for name in (f"{stem}.crt", f"{stem}.key", "device.toml") if (out / name).exists()]
     if taken:
         raise errors.UsageError(f"{out} holds {', '.join(taken)} already; choose another folder with --out")
@@ -110,10 +115,16 @@ def _object(name: str) -> Any:
 
 
 def _device_toml(arguments: argparse.Namespace) -> str:
-    return (
-        f'broker = "{arguments.broker}"\nsite = "{arguments.site}"\ndevice = "{arguments.name}"\n'
-        'ca_file = "ca.crt"\ncert_file = "device.crt"\nkey_file = "device.key"\n'
-    )
+    settings = {
+        "broker": arguments.broker,
+        "site": arguments.site,
+        "device": arguments.name,
+        "ca_file": "ca.crt",
+        "cert_file": "device.crt",
+        "key_file": "device.key",
+    }
+    # A string of JSON is one of TOML.
+    return "".join(f"{name} = {msgspec.json.encode(value).decode()}\n" for name, value in settings.items())
 
 
 def _read(file: Path) -> bytes:
@@ -124,14 +135,10 @@ def _read(file: Path) -> bytes:
 
 
 def _write(folder: Path, files: dict[str, bytes]) -> None:
-    """Writes files that only their owner reads."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
-            fresh = folder / f".{name}.new"
-            fresh.touch(mode=0o600)
-            fresh.write_bytes(content)
-            fresh.replace(folder / name)
+            _object("write_private")(folder / name, content)
     except OSError as error:
         raise errors.UsageError(f"cannot write to {folder}: {error.strerror}") from error
 

@@ -117,6 +117,63 @@ def test_keys_are_for_their_owner_only_and_an_authority_is_never_overwritten(ca,
         authority.Authority(tmp_path / "none", clock)
 
 
+def test_nothing_is_lost_of_two_who_issue_at_the_same_time(ca, clock, tmp_path):
+    other = authority.Authority(tmp_path / "ca", clock)
+    first = x509.load_pem_x509_certificate(ca.issue("cam-7").certificate)
+    other.issue("cam-8")
+    assert other.revoke("cam-7") == 1, "a certificate that is not in the index could never be revoked"
+    ca.issue("cam-9")
+    assert [one.name for one in other.issued()] == ["cam-7", "cam-8"]
+    again = authority.Authority(tmp_path / "ca", clock)
+    assert [(one.name, one.revoked_t) for one in again.issued()] == [("cam-7", NOW_S), ("cam-8", None), ("cam-9", None)]
+    listed = x509.load_pem_x509_crl(again.revocations.read_bytes())
+    assert [one.serial_number for one in listed] == [first.serial_number]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"days": float("nan")}, "a certificate of nan days; expected above 0 and at most 3650"),
+        ({"days": -1}, "a certificate of -1 days"),
+        ({"days": 4000}, "a certificate of 4000 days"),
+        ({"kind": "collector"}, "'cam-7' is a device's name"),
+        ({"kind": "server", "hosts": ["b\u00fcro"]}, "neither an address nor a host name"),
+        ({"kind": "server", "hosts": [""]}, "neither an address nor a host name"),
+    ],
+)
+def test_what_can_not_be_is_refused_and_nothing_is_issued(ca, tmp_path, wrong, words):
+    ca.issue("cam-7")
+    before = (tmp_path / "ca/index.json").read_bytes()
+    with pytest.raises(errors.UsageError, match=words):
+        ca.issue("cam-7", **wrong)
+    assert (tmp_path / "ca/index.json").read_bytes() == before
+
+
+def test_the_folder_of_others_keeps_its_permissions(clock, tmp_path):
+    (tmp_path / "ours").mkdir(mode=0o755)
+    authority.create(tmp_path / "ours", clock)
+    assert (tmp_path / "ours").stat().st_mode & 0o777 == 0o755
+    assert (tmp_path / "ours/ca.key").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("url", ["mqtt://b.example", "b.example", "mqtts://me:secret@b.example"])
+def test_a_device_is_not_enrolled_at_what_is_no_broker_with_tls(tmp_path, capsys, monkeypatch, url):
+    monkeypatch.chdir(tmp_path)
+    assert main.run(["ca", "init"]) == 0
+    before = (tmp_path / "fleet-ca/index.json").read_bytes()
+    assert main.run(["ca", "issue", "cam-7", "--broker", url]) == 2
+    assert (tmp_path / "fleet-ca/index.json").read_bytes() == before
+    assert not (tmp_path / "cam-7").exists()
+
+
+def test_a_broker_of_any_letters_is_one_value_in_the_devices_settings(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    url = 'mqtts://b"x\\y'
+    assert main.run(["ca", "init"]) == 0
+    assert main.run(["ca", "issue", "cam-7", "--broker", url]) == 0
+    assert settings_file.read_table(tmp_path / "cam-7/device.toml")["broker"] == url
+
+
 def test_one_command_enrols_a_device_with_settings_that_the_daemon_takes(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main.run(["ca", "init"]) == 0
