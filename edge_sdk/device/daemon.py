@@ -16,7 +16,7 @@ from edge_sdk.device import reports
 from edge_sdk.device.deployment import Deployment
 from edge_sdk.device.entrances import Entrances
 from edge_sdk.device.notify import Notifier
-from edge_sdk.device.sense import board, ending, machine, together
+from edge_sdk.device.sense import board, ending, files, machine, together
 from edge_sdk.device.sense.happenings import Happening
 from edge_sdk.device.sense.protocol import Sensor
 from edge_sdk.device.settings import DaemonSettings
@@ -31,6 +31,7 @@ from edge_sdk.wire import codec, topics
 
 _LOG = logging.getLogger(__name__)
 
+_MACHINE_BOOT = "proc/sys/kernel/random/boot_id"
 _SHORTEST_S = 1e-3
 """An interval is at least this long in a Sample, also when the daemon stops right after one."""
 _LAST_RECEIPT_S = 0.5
@@ -111,7 +112,9 @@ class Daemon:
         self._last_s = clocks.boot_s()
         self._last_sample: telemetry.Sample | None = None
         with contextlib.ExitStack() as undo:
-            self._deployment = Deployment(settings, clocks=clocks, memory=memory)
+            machine_boot = files.text_or_empty(root / _MACHINE_BOOT)
+            self._deployment = Deployment(settings, clocks=clocks, memory=memory, machine_boot=machine_boot)
+            undo.callback(self._deployment.stop)
             self._models = self._deployment.models
             self._finishing = threading.Thread(target=self._deployment.finish, name="finish engines", daemon=True)
             undo.callback(self._models.close)
@@ -136,6 +139,9 @@ class Daemon:
         self._link.subscribe(topics.receipt(*self._identity[:2]), self._forwarder.take_receipt)
         for folder, reason in self._deployment.refused.items():
             self._tell(Happening("bundle_refused", f"{folder}: {reason}"[:2000], {"bundle": folder.name}))
+        for news in self._deployment.take_failures():
+            _LOG.warning("%s", news.message)
+            self._tell(Happening(*news))
         if ended := ending.take_ending(Path(self._settings.state_folder or ".")):
             self._tell(ended)
         self._sensors.collect()  # sensors that measure over time begin here
@@ -191,6 +197,7 @@ class Daemon:
         self._forwarder.send_due()
         if reports.has_progress(windows):
             self._notifier.progress()
+            self._deployment.prove()
 
     def stop(self) -> None:
         """Lets running requests finish, sends the last Sample, says goodbye, and gives everything back."""

@@ -1,7 +1,8 @@
 """From bundles at hand to models that are served: at the start, and while requests run.
 
 A new version is verified, loaded and ready before the old one is taken away, and the old one is closed when its last
-request has left, so an exchange fails no request.
+request has left, so an exchange fails no request. A version that crashes or hangs the daemon is not tried for ever: see
+`edge_sdk.device.slots.trials`.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ from edge_sdk.device.slots import loading
 from edge_sdk.device.slots.catalogue import Catalogue
 from edge_sdk.device.slots.finishing import Finisher, News
 from edge_sdk.device.slots.loading import Slot
+from edge_sdk.device.slots.proving import Proving
 from edge_sdk.engines import building
 
 _LOG = logging.getLogger(__name__)
@@ -42,8 +44,11 @@ class Deployment:
         clocks: clock.Clock,
         memory: Path | None = None,
         builder: building.Builder | None = None,
+        machine_boot: str = "",
     ) -> None:
         """Loads every bundle that the settings name, or none; of a model in the repository, the newest that can be.
+
+        What crashed the daemon too often is passed over; where nothing is left of a model, it is not served.
 
         What has no engine for this machine yet is left to `finish`.
 
@@ -52,6 +57,7 @@ class Deployment:
             clocks: the machine's, or a test's.
             memory: where it is kept which form of a bundle is the fastest here, if the settings have no state folder.
             builder: of engines for this machine; None takes the back end's own compiler, where it has one.
+            machine_boot: the kernel's id of the machine's boot.
 
         Raises:
             BundleError: a bundle was refused, and there is no older one; the message names the file.
@@ -69,7 +75,13 @@ class Deployment:
         engines = None if settings.state_folder is None else Path(settings.state_folder) / "engines"
         self._finisher = Finisher(backend=settings.backend, root=engines, builder=builder)
         self._unfinished: list[str] = []
-        self.models = Models(self._first())
+        state = None if settings.state_folder is None else Path(settings.state_folder)
+        self._proving = Proving(state, starts=settings.trial_starts, machine_boot=machine_boot)
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._proving.end)
+            self.models = Models(self._first())
+            undo.pop_all()
+        self._begin_trial()
 
     def on_change(self, callback: Callable[[], None]) -> None:
         """Sets what is called after models were exchanged."""
@@ -79,10 +91,14 @@ class Deployment:
         """Gives what is served, and what is at hand beside it."""
         rows = [{"name": model.name, "version": model.version, "state": "READY", "reason": ""} for model in self.models]
         served = {(row["name"], row["version"]) for row in rows}
-        at_hand = {(entry.name, entry.version) for entry in self._catalogue.entries()} - served
+        at_hand = {
+            (entry.name, entry.version): self._proving.reason(entry.digest)
+            for entry in self._catalogue.entries()
+            if (entry.name, entry.version) not in served
+        }
         return rows + [
-            {"name": name, "version": version, "state": "UNAVAILABLE", "reason": "not loaded"}
-            for name, version in sorted(at_hand)
+            {"name": name, "version": version, "state": "UNAVAILABLE", "reason": reason or "not loaded"}
+            for (name, version), reason in sorted(at_hand.items())
         ]
 
     def load(self, name: str) -> None:
@@ -98,8 +114,9 @@ class Deployment:
 
     def _load(self, name: str) -> None:
         with self._changing:
-            folders = self._catalogue.wanted_of(name)
+            folders = self._catalogue.wanted_of(name, self._allowed)
             if not folders:
+                self._check_good(name)
                 raise errors.InputError(
                     f"failed to load '{name[:200]}', failed to poll from model repository: no bundle of that name is "
                     "named in bundles or lies in model_repository"
@@ -112,6 +129,7 @@ class Deployment:
                 if model.digest in kept:
                     model.close()
             self.models.put(name, [kept.get(model.digest, model) for model in fresh])
+            self._begin_trial()
             self._finisher.forget_all_but(entry.folder for entry in self._catalogue.entries())
         _LOG.info("serving %s in version %s", name, ", ".join(model.version for model in self.models.versions(name)))
         self._on_change()
@@ -146,8 +164,18 @@ class Deployment:
         """Gives what there is to tell of builds since the call before."""
         return self._finisher.take_news()
 
+    def take_failures(self) -> list[News]:
+        """Gives which versions were found to crash or hang the daemon, each once on this device."""
+        return self._proving.take_news(lambda name: next((model.version for model in self.models.versions(name)), ""))
+
+    def prove(self) -> None:
+        """Confirms what is served when it has been up for long enough; call it as long as there is progress."""
+        if self._clock.boot_s() >= self._proven_s:
+            self._proving.confirm()
+
     def stop(self) -> None:
-        """Ends a build that runs, and begins no other."""
+        """Ends a build that runs, and begins no other; from here on the end is orderly."""
+        self._proving.end()
         self._unfinished.clear()
         self._finisher.stop()
 
@@ -160,7 +188,8 @@ class Deployment:
     def _first(self) -> list[Model]:
         """Loads what is served from the start: an engine that rotted on the disk is no reason to serve nothing."""
         with contextlib.ExitStack() as undo:
-            found = self._kept(undo, self._loaded(filter(self._is_finished, self._catalogue.named())))
+            named = self._allowed(self._catalogue.named())
+            found = self._kept(undo, self._loaded(filter(self._is_finished, named)))
             for folders in self._catalogue.choices():
                 found += self._kept(undo, self._newest_that_loads(folders))
             served: set[tuple[str, str]] = set()
@@ -175,18 +204,36 @@ class Deployment:
         return found
 
     def _newest_that_loads(self, folders: list[Path]) -> list[Model]:
-        """Gives the newest version that is whole and has its engine; none where all of them want an engine."""
+        """Gives the newest version that is whole and has its engine; none where all that may be tried want one."""
         failed: errors.EdgeError | None = None
-        for folder in filter(self._is_finished, folders):
+        allowed = self._allowed(folders)
+        for folder in filter(self._is_finished, allowed):
             try:
                 return self._loaded([folder])
             except (errors.BundleError, errors.EngineError) as error:
                 _LOG.warning("%s is not served, an older version is if there is one: %s", folder, error)
                 self.refused[folder] = str(error)
                 failed = failed or error
-        if failed is not None:
+        if failed is not None and len(allowed) == len(folders):
             raise failed
-        return []
+        return []  # where a version crashes and the others are refused, a restart would end in the same place
+
+    def _allowed(self, folders: list[Path]) -> list[Path]:
+        """Gives those that may be loaded, the one to prefer first."""
+        digests = [self._catalogue.digest_of(folder) or str(folder) for folder in folders]
+        order = self._proving.in_order(list(dict.fromkeys(digests)))
+        return [folder for wanted in order for folder, digest in zip(folders, digests, strict=True) if digest == wanted]
+
+    def _check_good(self, name: str) -> None:
+        """Raises BundleError where there are versions of a model, and every one of them is bad."""
+        entries = [entry for entry in self._catalogue.entries() if entry.name == name]
+        for entry in sorted(entries, key=lambda entry: -entry.counter):
+            reason = self._proving.reason(entry.digest) or "too many starts in a row were lost; try again later"
+            raise errors.BundleError(f"{name} {entry.version} is not loaded: {reason}")
+
+    def _begin_trial(self) -> None:
+        self._proven_s = self._clock.boot_s() + self._settings.trial_window_s
+        self._proving.loaded()  # from here on it can be confirmed
 
     def _is_finished(self, folder: Path) -> bool:
         """Tells whether a bundle can be loaded as it is; one that wants an engine is noted for `finish`."""
@@ -209,6 +256,7 @@ class Deployment:
             instances=lambda name: self._settings.models.get(name, _DEFAULT).instances,
             memory=self._memory,
             engines=self._finisher.root,
+            watch=loading.Watch(self._proving.loading, self._proving.is_on_trial),
         )
         with contextlib.ExitStack() as undo:
             for slot in slots:

@@ -68,7 +68,12 @@ class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         shared_memory: whether clients of HTTP and gRPC may register POSIX shared memory. Default false, as Triton
             has it: the daemon reads and writes what is registered with its own rights.
         model_repository: folder of bundles; of each model in it the one with the highest counter is served, beside
-            `bundles`; at the start the next one, if that is damaged. Default none.
+            `bundles`; at the start the next one, if that is damaged or crashes. Default none.
+        trial_window_s: seconds that a version must be up until it counts as good; also each later start. Default 60.0:
+            longer than the watchdog takes to end a hang.
+        trial_starts: so many starts in a row that a crash, a hang or want of memory ended before that, and the version
+            is not tried again: the newest one that was good before it is served, or none. Default 3: three versions of
+            one model can fail before systemd gives up after ten starts.
         model_control: whether clients may load and unload models. Default false: anyone who reaches the port could
             take a model away.
         models: a table ``[models.NAME]`` for each model that is to be queued or batched otherwise than by default.
@@ -92,10 +97,11 @@ class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         idle_power_w: what the machine takes when it does nothing, in watts; the energy beyond it goes to the models.
             Default 0.0: all of it does.
         state_folder: where the daemon keeps the queue of telemetry, below ``spool/``, the engines that it built for
-            bundles without one for this board, and which form of each bundle is the fastest on this CPU; its file
-            system's fill level is published. None, the default, takes systemd's
-            state directory. Without one, telemetry without a receipt is in memory only, the fastest forms are kept in
-            the user's cache, and the working folder's file system counts.
+            bundles without one for this board, which form of each bundle is the fastest on this CPU, and which versions
+            have proved themselves (``trials.json``); its file system's fill level is published. None, the default,
+            takes systemd's state directory. Without one, telemetry without a receipt is in memory only, the fastest
+            forms are kept in the user's cache, no version that crashes gives way to another, and the working folder's
+            file system counts.
     """
 
     bundles: Annotated[tuple[str, ...], msgspec.Meta(max_length=64)] = ()
@@ -118,6 +124,8 @@ class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     zmq_model: Annotated[str, msgspec.Meta(min_length=1)] | None = None
     shared_memory: bool = False
     model_repository: Annotated[str, msgspec.Meta(min_length=1)] | None = None
+    trial_window_s: Seconds = 60.0
+    trial_starts: Annotated[int, msgspec.Meta(ge=1, le=3)] = 3
     model_control: bool = False
     models: Annotated[dict[str, ModelSettings], msgspec.Meta(max_length=64)] = {}
     http_body_bytes: Annotated[int, msgspec.Meta(ge=1024, le=2**31)] = 64 * 1024 * 1024

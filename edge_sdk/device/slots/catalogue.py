@@ -1,7 +1,8 @@
 """Which bundles are at hand, by what their manifests say; nothing is hashed or loaded here."""
 
+import hashlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ class Entry(NamedTuple):
     name: str
     version: str
     counter: int
+    digest: str
 
 
 class Catalogue:
@@ -56,10 +58,21 @@ class Catalogue:
             [entry.folder for entry in sorted(entries, key=lambda entry: -entry.counter)] for entries in found.values()
         ]
 
-    def wanted_of(self, name: str) -> list[Path]:
-        """Gives the folders to serve under one model's name."""
-        folders = [*self._named, *(choice[0] for choice in self.choices())]
+    def wanted_of(self, name: str, allowed: Callable[[list[Path]], list[Path]] = list) -> list[Path]:
+        """Gives the folders to serve under one model's name.
+
+        Args:
+            name: of the model.
+            allowed: gives which of some folders may be served, the one to prefer first.
+        """
+        choices = map(allowed, self.choices())
+        folders = [*allowed(self.named()), *(choice[0] for choice in choices if choice)]
         return [folder for folder in folders if (entry := _entry(folder)) is not None and entry.name == name]
+
+    def digest_of(self, folder: Path) -> str:
+        """Gives the digest that a bundle's manifest has; empty where there is no readable one."""
+        entry = _entry(folder)
+        return "" if entry is None else entry.digest
 
     def name_of(self, folder: Path) -> str:
         """Gives the model's name that a bundle holds; empty where it has no readable manifest."""
@@ -78,8 +91,9 @@ def _entry(folder: Path) -> Entry | None:
     try:
         file = folder / bundles.MANIFEST
         with file.open("rb") as stream:
-            manifest = bundles.manifest_from_bytes(stream.read(bundles.MAX_MANIFEST_BYTES), source=str(file))
+            payload = stream.read(bundles.MAX_MANIFEST_BYTES)
+        manifest = bundles.manifest_from_bytes(payload, source=str(file))
     except (OSError, errors.BundleError) as error:
         _LOG.warning("left out: %s", error)
         return None
-    return Entry(folder, manifest.name, manifest.version, manifest.counter)
+    return Entry(folder, manifest.name, manifest.version, manifest.counter, hashlib.sha256(payload).hexdigest())
