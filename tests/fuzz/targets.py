@@ -3,7 +3,9 @@
 Anything else that is raised is a finding.
 """
 
+import base64
 import json
+import struct
 from pathlib import Path
 
 from edge_sdk import errors
@@ -118,6 +120,12 @@ def seeds(name):
     return found
 
 
-def careless(data):
-    """The control: what a first attempt looks like."""
-    return json.loads(data)["device"]
+def careless(name):
+    """The control: what a first attempt at the same looks like."""
+    first = {
+        "topic": lambda data: data.decode().split("/")[3],
+        "histogram": lambda data: struct.unpack("<2i", base64.b64decode(data, validate=True)[:8]),
+        "packets": lambda data: data[4 : 4 + data[3]].decode(),
+        "message": lambda data: json.loads(data.partition(b"\n")[2])["device"],
+    }
+    return first.get(name, lambda data: json.loads(data)["boot"])

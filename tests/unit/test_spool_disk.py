@@ -15,7 +15,9 @@ from edge_sdk.device.spool.held import Limits
 from edge_sdk.device.spool.queue_file import QueueFile
 from edge_sdk.device.spool.records import Kind, News, Service
 from edge_sdk.device.spool.spool import Spool, SpoolSettings
+from edge_sdk.records import telemetry
 from edge_sdk.testing.clock import FakeClock
+from edge_sdk.wire import codec
 
 WAIT_S = 20.0
 
@@ -420,3 +422,48 @@ def test_packed_payloads_are_smaller_and_no_flipped_bit_gets_by():
     for bit in range(32):
         assert packing.unpack(7, packing.Packed(packed.crc ^ 1 << bit, packed.form, packed.body)) is None
     assert packing.unpack(8, packed) is None
+
+
+def test_the_spool_says_once_that_the_oldest_give_way_to_the_limit_of_its_file(bench):
+    spool = bench.open(limit_bytes=2**18)
+    for seq in range(3000):
+        spool.put(seq, bytes((seq * 7 + i * i) % 251 for i in range(300)))
+        if seq % 100 == 0:
+            spool.flush()
+    spool.flush()
+    assert spool.snapshot().dropped > 0
+    assert [event.split()[0] for event in events(spool)] == ["records_dropped"]
+
+
+def sample_of(boot, seq):
+    return codec.to_bytes(telemetry.Sample(v=2, device="cam-7", boot=boot, seq=seq, t=1.75e9, up_s=1.0, interval_s=1.0))
+
+
+@pytest.mark.parametrize("damage", ["boot = 'f00d4ace'", "boot = x'00ff'", "dropped = -1", "newest_seq = 'x'"])
+def test_a_damaged_row_of_a_boot_does_not_keep_its_records(bench, damage):
+    first = bench.open()
+    for seq in range(10):
+        first.put(seq, sample_of(first.boot, seq))
+    first.close()
+    with contextlib.closing(sqlite3.connect(bench.file)) as db:
+        db.execute(f"UPDATE boots SET {damage}")
+        db.commit()
+    second = bench.open()
+    assert len(payloads(second, Kind.SAMPLE)) == 10
+    assert second.receipt(first.boot, 9) == 10
+    assert second.snapshot().held == 0
+
+
+def test_what_is_set_aside_is_counted_told_and_kept(bench):
+    spool = bench.open()
+    for seq in range(3):
+        spool.put(seq, b"%d" % seq)
+    spool.flush()
+    due = [record for record in spool.take_due(10) if record.kind is Kind.SAMPLE]
+    assert spool.set_aside(due[0], "too large")
+    assert not spool.set_aside(due[0], "too large")
+    assert spool.oldest_of(spool.boot) == (1, 1)
+    assert [event.split()[0] for event in events(spool)] == ["record_refused"]
+    spool.close()
+    assert bench.file.with_name("queue.db.refused").read_bytes() == b"0\n"
+    assert bench.open().oldest_of(spool.boot) == (1, 1)

@@ -44,7 +44,7 @@ class Forwarder:
         self._topics = {Kind.SAMPLE: telemetry_topic, Kind.EVENT: event_topic}
         self._renew = renew
         self._sending = threading.Lock()
-        self._is_away = self._has_oversize = False
+        self._is_away = False
 
     def make_room(self) -> SpoolState:
         """Makes room for the next Sample, so that it can tell of what was dropped for it; gives the state then."""
@@ -102,16 +102,17 @@ class Forwarder:
             try:
                 self._link.publish(self._topics[record.kind], payload)
             except errors.OversizeError as error:
-                self._note_oversize(record, error)  # it stays, and is tried again when due; the others go past it
+                self._set_aside(record, error)
+                oldest[record.boot] = self._spool.oldest_of(record.boot)  # so that the next one tells of the gap
             except errors.LinkError:
                 self._spool.put_back(due[position:])
                 raise
         return len(due) == _AT_ONCE
 
-    def _note_oversize(self, record: Record, error: errors.OversizeError) -> None:
-        if not self._has_oversize:
-            self._has_oversize = True
-            _LOG.warning("record %d of boot %s is kept and does not go out: %s", record.seq, record.boot, error)
+    def _set_aside(self, record: Record, error: errors.OversizeError) -> None:
+        """No receipt would ever go past it: better a gap that is counted and told."""
+        if self._spool.set_aside(record, str(error)):
+            _LOG.warning("record %d of boot %s is set aside: %s", record.seq, record.boot, error)
 
     def _note_failure(self, error: errors.LinkError) -> None:
         if self._link.snapshot().is_connected or self._is_away:

@@ -116,6 +116,25 @@ class Held:
             self._forget_rows(0, 1)
         self._count_dropped(key)
 
+    def set_aside(self, key: int) -> bytes | None:
+        """Takes out a record that nobody will ever take, and counts it as dropped; gives its bytes if it was held."""
+        if records.kind_of(key) is Kind.EVENT:
+            payload = self._events.get(key)
+            if payload is not None:
+                self._forget_event(key)
+                self.events_dropped += 1
+            return payload
+        payload = self._staged.get(key) or self._cache.get(key)
+        if payload is None:
+            return None
+        if key in self._staged:
+            self._forget(key)
+        else:
+            place = bisect.bisect_left(self._index, key)
+            self._forget_rows(place, place + 1)
+        self._count_dropped(key)
+        return payload
+
     def take_due(self, now_s: float, limit: int) -> list[Entry]:
         """Gives up to `limit` records to send now: events, then live Samples, then the backlog, oldest first."""
         due: list[Entry] = []

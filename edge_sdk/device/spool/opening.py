@@ -11,9 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from edge_sdk import errors
 from edge_sdk.device.spool import packing, records
 from edge_sdk.device.spool.queue_file import BootRow, PackedRow, QueueFile, Range, Row
 from edge_sdk.device.spool.records import Kind
+from edge_sdk.records import telemetry
+from edge_sdk.wire import codec
 
 OpenFile = Callable[[Path], QueueFile]
 
@@ -84,15 +87,39 @@ def _read(queue: QueueFile) -> Opened:
         boots, keys = queue.boots(), queue.keys()
         if not all(_is_sound(row) for row in boots):
             raise sqlite3.DatabaseError("a boot as it can't be")
-        return Opened(queue, boots, keys, list(queue.read(_EVENTS)))
+        return Opened(queue, _named(queue, boots, keys), keys, list(queue.read(_EVENTS)))
     except sqlite3.Error:
         queue.close()
         raise
 
 
+def _named(queue: QueueFile, boots: list[BootRow], keys: list[int]) -> list[BootRow]:
+    """Gives the boots by the names that their own records say: these have a checksum, and receipts go by the name."""
+    rows = {row.number: row for row in boots}
+    for number in {records.boot_number_of(key) for key in keys if key >= 0}:
+        name = _name_in(queue, number)
+        if name is not None:
+            rows[number] = rows[number]._replace(boot=name) if number in rows else BootRow(number, name)
+    return [rows[number] for number in sorted(rows)]
+
+
+def _name_in(queue: QueueFile, number: int) -> str | None:
+    """Gives the name that the first readable record of a boot says; None where there is none, or it says none."""
+    for kind in Kind:
+        for row in queue.read(Range(records.key_of(kind, number, 0), records.last_key_of(kind, number, 2**63))):
+            if row.payload is not None:
+                with contextlib.suppress(errors.PayloadError):
+                    if kind is Kind.EVENT:
+                        return codec.from_bytes(row.payload, telemetry.Event).boot
+                    return codec.from_bytes(row.payload, telemetry.Sample).boot
+                break
+    return None
+
+
 def _is_sound(row: BootRow) -> bool:
     return (
         isinstance(row.boot, str)
+        and isinstance(row.newest_seq, int | None)
         and 0 <= row.number <= records.BOOT_NUMBER_MAX
         and isinstance(row.dropped, int)
         and row.dropped >= 0

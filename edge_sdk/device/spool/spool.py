@@ -16,7 +16,7 @@ from edge_sdk.device.spool import opening, records
 from edge_sdk.device.spool.held import Entry, Held, Limits
 from edge_sdk.device.spool.queue_file import BootRow, QueueFile
 from edge_sdk.device.spool.records import Kind, News, Record, Service, SpoolState
-from edge_sdk.device.spool.writer import Writer
+from edge_sdk.device.spool.writer import Writer, dropping
 
 _PATIENCE_S = 5.0
 """How long a durable put waits for its commit: ten times what a slow card takes for a sync."""
@@ -134,6 +134,34 @@ class Spool:
         with self._changed:
             self._held.put_back([Entry(record.key, record.payload) for record in unsent])
 
+    def set_aside(self, record: Record, reason: str) -> bool:
+        """Takes out a record that its receiver will never take, so that receipts go on past it.
+
+        It is counted as dropped, told as an event, and kept beside the queue, where there is one.
+
+        Args:
+            record: as `take_due` gave it.
+            reason: in words.
+
+        Returns:
+            whether it was still held.
+        """
+        with self._changed:
+            payload = self._held.set_aside(record.key)
+            if payload is None:
+                return False
+            details = {
+                "of_boot": record.boot,
+                "kind": record.kind.name.lower(),
+                "seq": record.seq,
+                "bytes": len(payload),
+            }
+            self._tell(News("record_refused", f"set aside, and counted as dropped: {reason}"[:2000], details))
+            if self._writer is not None:
+                self._writer.keep_refused(payload)
+            self._wake(is_flushing=True)
+            return True
+
     def reconnected(self) -> None:
         """Makes due again what was sent on an earlier connection and has no receipt."""
         with self._changed:
@@ -188,16 +216,7 @@ class Spool:
         begins, self._is_dropping = not self._is_dropping, True
         self._dropped_now = True
         if begins:
-            self._tell(
-                News(
-                    "records_dropped",
-                    f"no receipts came and the spool is full ({self._held.samples + 1} records): the oldest give way",
-                    {
-                        "dropped": self._held.dropped(self._held.number),
-                        "oldest_seq": self._held.oldest_seq(self._held.number),
-                    },
-                )
-            )
+            self._tell(dropping(self._held, f"the spool is full ({self._held.samples + 1} records)"))
 
     def _tell(self, news: News) -> None:
         seq = self._held.next_seq(Kind.EVENT)

@@ -5,6 +5,7 @@ memory, the file is closed and never trusted again, and what can be read of it i
 """
 
 import logging
+import os
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -27,6 +28,10 @@ _IDLE_S = 60.0
 _GONE_CHUNK = 1000
 _GIVING_WAY = 64
 """Oldest Samples that give way at once where the file may not grow."""
+_ROOMY_RATIO = 0.8
+"""Below this share of its limit the file is no longer full; what gives way after that is news again."""
+_REFUSED_BYTES = 2**20
+"""Of the file of records that were set aside; more are counted and told, but not kept."""
 
 
 class _Job(NamedTuple):
@@ -82,7 +87,8 @@ class Writer:
         self._ballast = Ballast(file.with_name(file.name + ".ballast"))
         self._queue: QueueFile | None = None
         self._is_suspect = self._is_closing = self._is_tight = self._was_opened = False
-        self._is_full = self._gave_way = False
+        self._is_full = self._gave_way = self._is_dropping = False
+        self._refused: list[bytes] = []
         self._retry_s = self._written_s = clocks.boot_s()
         self._ended: list[int] = []
         self._thread = threading.Thread(target=self._work, name="spool", daemon=True)
@@ -109,6 +115,10 @@ class Writer:
         """Wakes the thread if there is enough to do; the lock is held."""
         if self._held.gone >= _GONE_CHUNK or self._held.wanted() is not None or self._held.ended():
             self._changed.notify_all()
+
+    def keep_refused(self, payload: bytes) -> None:
+        """Has a record that nobody takes kept beside the queue, for whoever looks into it; the lock is held."""
+        self._refused.append(payload)
 
     # Everything below runs on the writer's own thread, but for `_adopt` and `_fail` at the start.
 
@@ -146,6 +156,7 @@ class Writer:
             self._reopen()
         if self._queue is None:
             return
+        self._write_refused()
         job = self._plan()
         try:
             if job.is_writing:
@@ -187,6 +198,7 @@ class Writer:
             self._is_full = self._gave_way = self.is_failed = False
             self._held.committed(entry.key for entry in job.batch)
             self._written_s = self._clock.boot_s()
+            self._is_dropping &= used_bytes > _ROOMY_RATIO * self._ceiling_bytes
             if used_bytes > self._ceiling_bytes:
                 self._give_way()
             self._changed.notify_all()
@@ -214,9 +226,27 @@ class Writer:
             self._ended = [*job.ended, *self._ended]
 
     def _give_way(self) -> None:
-        for _ in range(min(_GIVING_WAY, self._held.rows)):
+        count = min(_GIVING_WAY, self._held.rows)
+        for _ in range(count):
             self._held.drop_oldest()
         self._is_tight = True
+        if count and not self._is_dropping:
+            self._is_dropping = True
+            self._tell(dropping(self._held, f"the spool's file may not grow beyond {self._ceiling_bytes} bytes"))
+
+    def _write_refused(self) -> None:
+        with self._changed:
+            refused, self._refused = self._refused, []
+        if not refused:
+            return
+        try:
+            descriptor = os.open(f"{self._file}.refused", os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o640)
+            with open(descriptor, "ab") as file:
+                for payload in refused:
+                    if file.tell() + len(payload) < _REFUSED_BYTES:
+                        file.write(payload + b"\n")
+        except OSError as error:
+            _LOG.warning("a record that was refused could not be kept aside: %s", error)
 
     def _note(self, error: sqlite3.Error) -> None:
         queue = self._queue
@@ -312,6 +342,15 @@ class Writer:
                     {"salvaged": opened.salvaged, "lost": lost, "kept": str(opened.aside)},
                 )
             )
+
+
+def dropping(held: Held, why: str) -> News:
+    """Gives the news that Samples give way, once they have begun to."""
+    return News(
+        "records_dropped",
+        f"no receipts came and {why}: the oldest give way",
+        {"dropped": held.dropped(held.number), "oldest_seq": held.oldest_seq(held.number)},
+    )
 
 
 def _closing(boot: BootRow) -> News:
