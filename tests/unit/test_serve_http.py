@@ -357,6 +357,23 @@ def test_one_client_too_many_is_told_so_and_a_place_becomes_free_again(serve):
                 break
 
 
+def test_a_client_for_whom_there_is_no_thread_is_told_so_and_the_next_one_is_served(serve, monkeypatch):
+    one, start = serve(), threading.Thread.start
+    refused = []
+
+    def start_or_not(thread):
+        if thread.name == "http client" and not refused:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_or_not)
+    with one.raw() as first:
+        assert status_of(received(first)) == 503
+    assert refused
+    assert one.is_well()
+
+
 def test_a_silent_client_is_let_go_and_a_slow_head_is_told(serve):
     one = serve(idle_s=0.2, request_s=0.2)
     with one.raw() as silent, one.raw() as slow, one.raw() as slow_body:

@@ -118,8 +118,15 @@ class Acceptor:
                 self._open[thread] = connection
         if is_full:
             connection.turn_away(self._limit)
-        else:
+            return
+        try:
             thread.start()
+        except RuntimeError as error:  # the system gives no more threads: this client's bad luck, not the server's end
+            _LOG.warning("a client was turned away: %s", error)
+            with self._lock:
+                count = len(self._open)
+                del self._open[thread]
+            connection.turn_away(count)
 
     def _serve(self, connection: Connection) -> None:
         try:
