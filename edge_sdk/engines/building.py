@@ -8,33 +8,21 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
 
 import msgspec
 
 from edge_sdk import errors
-from edge_sdk.engines import bundled, compilers, nvidia, own_engines, plans
+from edge_sdk.engines import bundled, child, compilers, nvidia, own_engines, plans
+from edge_sdk.engines.child import Progress
 from edge_sdk.wire import bundles
 
-Progress = Callable[[str, int, int], None]
-"""Takes stage, done and total."""
-
-_BOOT = "import sys; sys.path[:] = sys.argv[2:]; from edge_sdk.engines import building; building.main(sys.argv[1])"
 _PREFIX = ".building-"
 _NICER = 10
 """The model that is served goes first."""
 _LAST_WORDS = 1000
-
-
-class _Step(msgspec.Struct, frozen=True, tag="step"):
-    stage: str
-    done: int
-    total: int
 
 
 class _Answer(msgspec.Struct, frozen=True, tag="answer"):
@@ -63,9 +51,24 @@ class Builder:
 
         Raises:
             BundleError: the bundle does not hold.
-            EngineError: the compiler refused, crashed, or was stopped; with its last words.
+            EngineError: the compiler refused, crashed, or was stopped; with its last words. Or the disk takes nothing.
         """
         target = own_engines.folder_of(self._root, bundle)
+        try:
+            self._build(bundle, target, progress)
+        except OSError as error:
+            raise errors.EngineError(
+                f"the engine of {bundle} can't be kept in {self._root}: {error.strerror or error}"
+            ) from error
+
+    def stop(self) -> None:
+        """Ends the build that runs, and begins no other."""
+        with self._lock:
+            self._is_stopped = True
+            if self._process is not None:
+                self._process.kill()
+
+    def _build(self, bundle: Path, target: Path, progress: Progress) -> None:
         self._root.mkdir(parents=True, exist_ok=True)
         for left in self._root.glob(f"{_PREFIX}*"):  # of a build that was cut off
             shutil.rmtree(left, ignore_errors=True)
@@ -79,28 +82,20 @@ class Builder:
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
-    def stop(self) -> None:
-        """Ends the build that runs, and begins no other."""
-        with self._lock:
-            self._is_stopped = True
-            if self._process is not None:
-                self._process.kill()
-
     def _run(self, bundle: Path, staging: Path, earlier: Path, progress: Progress) -> None:
         request = json.dumps([str(bundle), str(staging), str(earlier), self._compiler])
-        paths = [entry or str(Path.cwd()) for entry in sys.path]
         with tempfile.TemporaryFile() as words:
             with self._lock:
                 if self._is_stopped:
                     raise errors.EngineError(f"the engine of {bundle} is not built: the daemon is stopping")
                 process = self._process = subprocess.Popen(
-                    [sys.executable, "-I", "-c", _BOOT, request, *paths],
+                    child.command("building", request),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=words,
                 )
             try:
-                answer = _answer(process, progress)
+                answer = child.read_answer(process, _Answer, progress)
             finally:
                 process.kill()
                 process.communicate()
@@ -118,14 +113,13 @@ class Builder:
 
 def main(request: str) -> None:
     """The child: builds, and writes steps and answer, a line each, to stdout."""
-    lines = sys.stdout.buffer
-    sys.stdout = sys.stderr  # whatever the compiler prints is no line of ours
+    lines = child.take_lines()
     bundle, staging, earlier, compiler = json.loads(request)
     with contextlib.suppress(OSError):
         os.nice(_NICER)
 
     def progress(stage: str, done: int, total: int) -> None:
-        _write(lines, _Step(stage, done, total))
+        child.write(lines, child.Step(stage, done, total))
 
     try:
         checked = bundles.read_bundle(Path(bundle))
@@ -137,26 +131,7 @@ def main(request: str) -> None:
         answer = _Answer()
     except (errors.EdgeError, OSError) as error:
         answer = _Answer(str(error))
-    _write(lines, answer)
-
-
-def _answer(process: "subprocess.Popen[bytes]", progress: Progress) -> _Answer | None:
-    """Gives the answer of a child; None when it ended without one."""
-    assert process.stdout is not None
-    decoder = msgspec.json.Decoder(_Step | _Answer)
-    for line in process.stdout:
-        with contextlib.suppress(msgspec.DecodeError):  # the last line of one that crashed
-            found = decoder.decode(line)
-            if isinstance(found, _Answer):
-                return found
-            progress(found.stage, found.done, found.total)
-    process.wait()
-    return None
-
-
-def _write(stream: BinaryIO, record: msgspec.Struct) -> None:
-    stream.write(msgspec.json.encode(record) + b"\n")
-    stream.flush()
+    child.write(lines, answer)
 
 
 def _write_synced(file: Path, content: bytes) -> None:

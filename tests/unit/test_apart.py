@@ -6,7 +6,7 @@ import host_graphs as hg
 import pytest
 
 from edge_sdk import errors
-from edge_sdk.engines import apart, compilers
+from edge_sdk.engines import apart, child, compilers
 
 HAS_RTX = importlib.util.find_spec("tensorrt_rtx_bindings") is not None
 
@@ -38,12 +38,12 @@ def test_steps_are_told_and_a_refusal_is_in_the_report():
     "fault", ["import os; os.kill(os.getpid(), 11)", "import os; os._exit(3)", "raise RuntimeError('lost')"]
 )
 def test_a_crash_is_told_with_its_last_words(monkeypatch, fault):
-    monkeypatch.setattr(apart, "_BOOT", f"import sys; print('about to go', file=sys.stderr, flush=True); {fault}")
+    monkeypatch.setattr(child, "_BOOT", f"import sys; print('about to go', file=sys.stderr, flush=True); {fault}")
     with pytest.raises(errors.EngineError, match=r"ended with code (-11|3|1) on this graph[^$]*about to go"):
         apart.check_model(content())
 
 
 def test_lines_that_are_no_answer_are_passed_over(monkeypatch):
-    monkeypatch.setattr(apart, "_BOOT", "print('{half a line'); print('hello')")
+    monkeypatch.setattr(child, "_BOOT", "print('{half a line'); print('hello')")
     with pytest.raises(errors.EngineError, match="without an answer"):
         apart.check_model(content())

@@ -225,6 +225,13 @@ def test_the_fleet_hears_how_far_it_is(tmp_path, backend, repository, monkeypatc
     assert kinds.index("engine_building") < kinds.index("engine_progress") < kinds.index("engine_built")
 
 
+def test_a_disk_that_takes_no_engine_is_a_refusal_in_words(tmp_path, tiny_bundle):
+    (tmp_path / "engines").write_text("a file where the folder should be")
+    with pytest.raises(errors.EngineError, match=f"can't be kept in {tmp_path}/engines"):
+        building.Builder(tmp_path / "engines", compiler="tensorrt-rtx").build(tiny_bundle.path, lambda *_: None)
+    assert (tmp_path / "engines").read_text() == "a file where the folder should be"
+
+
 @pytest.mark.rtx
 class TestBuilder:
     """The child process, with a compiler of NVIDIA's that needs no GPU."""

@@ -1,15 +1,13 @@
 """Bundles that come without an engine for this board get one, built here, while what was served before is served on."""
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from edge_sdk import errors
 from edge_sdk.engines import building, compilers, own_engines, registry
 from edge_sdk.wire import bundles
-
-Build = Callable[[Path, building.Progress], None]
 
 
 class News(NamedTuple):
