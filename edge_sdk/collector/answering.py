@@ -34,12 +34,16 @@ class Answering:
         """
         self._counts = counts
         self._clock = clocks
+        host, port = _address(settings.web)
         self._reader = opening.open_reader(settings.database)
         self._queries = Queries(self._reader, clocks, minute_days=settings.minute_days)
         self._paths = questions.questions(self._sources())
         self._document = msgspec.json.encode(openapi.document(self._paths, version=__version__))
-        host, port = _address(settings.web)
-        self._server = Server(host, port, self._reply)
+        try:
+            self._server = Server(host, port, self._reply)
+        except errors.UsageError:
+            self._reader.close()
+            raise
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{self._server.port}"
 
     def close(self) -> None:
@@ -75,7 +79,6 @@ class Answering:
                 since_t, until_t, scope=Scope(tuple(devices), site), by=by
             ),
             gaps=lambda devices, site: asked.gaps(Scope(tuple(devices), site)),
-            metrics_page=self.metrics_page,
             now_t=self._clock.wall_s,
         )
 

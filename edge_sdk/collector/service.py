@@ -161,7 +161,6 @@ class Collector:
                     wait_s=_OWED_S if self._owed else _IDLE_S,
                     gather_s=self._settings.batch_wait_s,
                 )
-                taken = 0
                 taken = sum(len(entry.messages) for entry in waiting)
                 if waiting:
                     self._count(taken=taken)

@@ -288,3 +288,17 @@ def test_the_same_port_twice_is_refused(database, store, url):
     taken = url.rpartition(":")[2]
     with pytest.raises(errors.UsageError, match=f"port {taken}"):
         Answering(CollectorSettings(database=database, web=f"127.0.0.1:{taken}"), dict, FakeClock())
+
+
+def test_a_port_that_is_taken_gives_the_database_back(database, store, url, monkeypatch):
+    closed, real = [], opening.open_reader
+
+    def open_reader(name):
+        reader = real(name)
+        monkeypatch.setattr(reader, "close", lambda: closed.append(name))
+        return reader
+
+    monkeypatch.setattr(opening, "open_reader", open_reader)
+    with pytest.raises(errors.UsageError, match="choose another"):
+        Answering(CollectorSettings(database=database, web=url.removeprefix("http://")), dict, FakeClock())
+    assert closed == [database]

@@ -47,12 +47,15 @@ class PostgresStore(SqlWriting):
         self._url = url
         self._days: set[int] = set()
         self._new_days: set[int] = set()
-        try:
-            self._db = _connected(url)
-            with self._db.transaction():
-                self._prepare()
-        except psycopg.Error as error:
-            raise _unusable(_said(error)) from error
+        with contextlib.ExitStack() as undo:
+            try:
+                self._db = _connected(url)
+                undo.callback(self._db.close)
+                with self._db.transaction():
+                    self._prepare()
+            except psycopg.Error as error:
+                raise _unusable(_said(error)) from error
+            undo.pop_all()
 
     def close(self) -> None:
         """Ends the connection."""

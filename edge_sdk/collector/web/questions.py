@@ -66,7 +66,6 @@ class Sources(NamedTuple):
         quantiles: (shares, since, until, devices, site, model, by).
         energy: (since, until, devices, site, by).
         gaps: (devices, site).
-        metrics_page: for Prometheus.
         now_t: Unix time.
     """
 
@@ -77,7 +76,6 @@ class Sources(NamedTuple):
     ]
     energy: Callable[[float, float, Sequence[str], str, Sequence[str]], list[answers.Energy]]
     gaps: Callable[[Sequence[str], str], list[answers.Gap]]
-    metrics_page: Callable[[], str]
     now_t: Callable[[], float]
 
 
