@@ -147,7 +147,7 @@ class _Talk(NamedTuple):
             message = received.message
             if isinstance(message, Step):
                 if progress is not None:
-                    progress(message.stage, message.done, message.total)
+                    progress(parcels.plain(message.stage), message.done, message.total)
             elif isinstance(message, Refused):
                 raise parcels.error_from_refusal(message, where=self.host.target)
             elif isinstance(message, kind):

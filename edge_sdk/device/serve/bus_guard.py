@@ -86,9 +86,9 @@ class BusGuard:
             if mapping.address <= address < mapping.address + mapping.size_bytes:
                 mapping.is_broken = True
                 protection, flags = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED
-                self._libc.mmap(mapping.address, mapping.size_bytes, protection, flags, -1, 0)
-                return
-        # Not ours: put back what was there, and the same instruction faults again.
+                if self._libc.mmap(mapping.address, mapping.size_bytes, protection, flags, -1, 0) == mapping.address:
+                    return
+        # Not ours, or no page to be had: put back what was there, and the same instruction faults again.
         self._libc.sigaction(number, ctypes.byref(self._before), None)
 
 
