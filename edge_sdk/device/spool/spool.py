@@ -150,7 +150,7 @@ class Spool:
             payload = self._held.set_aside(record.key)
             if payload is None:
                 return False
-            details = {
+            details: dict[str, str | int | float | bool | None] = {
                 "of_boot": record.boot,
                 "kind": record.kind.name.lower(),
                 "seq": record.seq,

@@ -5,7 +5,6 @@ memory, the file is closed and never trusted again, and what can be read of it i
 """
 
 import logging
-import os
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -240,8 +239,9 @@ class Writer:
         if not refused:
             return
         try:
-            descriptor = os.open(f"{self._file}.refused", os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o640)
-            with open(descriptor, "ab") as file:
+            aside = self._file.with_name(f"{self._file.name}.refused")
+            aside.touch(mode=0o640)
+            with aside.open("ab") as file:
                 for payload in refused:
                     if file.tell() + len(payload) < _REFUSED_BYTES:
                         file.write(payload + b"\n")
