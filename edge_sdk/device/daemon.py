@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import msgspec
 from numpy.typing import NDArray
 
 from edge_sdk import clock, errors
-from edge_sdk.device import reports
+from edge_sdk.device import keeping, reports
 from edge_sdk.device.deployment import Deployment
 from edge_sdk.device.entrances import Entrances
 from edge_sdk.device.notify import Notifier
@@ -21,9 +20,7 @@ from edge_sdk.device.sense.happenings import Happening
 from edge_sdk.device.sense.protocol import Sensor
 from edge_sdk.device.settings import DaemonSettings
 from edge_sdk.device.spool.forwarding import Forwarder
-from edge_sdk.device.spool.held import Limits
 from edge_sdk.device.spool.records import News, SpoolState
-from edge_sdk.device.spool.spool import Spool, SpoolSettings
 from edge_sdk.engines.protocol import Tensors
 from edge_sdk.link.protocol import Link, LinkState, Will
 from edge_sdk.records import telemetry
@@ -36,8 +33,6 @@ _SHORTEST_S = 1e-3
 """An interval is at least this long in a Sample, also when the daemon stops right after one."""
 _LAST_RECEIPT_S = 0.5
 """How long the last Sample may wait for its receipt, where a collector has given any."""
-_IN_MEMORY = 3600
-"""Samples held at most that have no place on disk: an hour at one per second, about 8 MB."""
 _GOODBYE_S = 0.5
 """How long the link may take to send what is in flight at the end."""
 
@@ -119,7 +114,8 @@ class Daemon:
             self._finishing = threading.Thread(target=self._deployment.finish, name="finish engines", daemon=True)
             undo.callback(self._models.close)
             self._entrances = Entrances(settings, self._deployment, clocks=clocks, sample=lambda: self._last_sample)
-            self._spool = self._open_spool()
+            undo.callback(self._entrances.stop)
+            self._spool = keeping.open_spool(settings, clocks)
             undo.callback(self._spool.close)
             self._identity = reports.Identity(settings.site, settings.device, self._spool.boot)
             self._link = connect(Will(self._topic("status"), self._status("offline")))
@@ -247,36 +243,6 @@ class Daemon:
             samples=self._seq,
             spool=self._forwarder.snapshot(),
             link=self._link.snapshot(),
-        )
-
-    def _open_spool(self) -> Spool:
-        settings = self._settings
-        is_durable = settings.state_folder is not None
-        if not is_durable:
-            _LOG.warning("no state_folder is set: telemetry that has no receipt yet is in memory only")
-        in_memory = min(settings.spool_capacity, _IN_MEMORY)
-        limits = Limits(settings.spool_capacity if is_durable else in_memory, in_memory, settings.resend_s)
-        return Spool(
-            SpoolSettings(
-                Path(settings.state_folder) / "spool" / "queue.db" if settings.state_folder else None,
-                limits,
-                settings.spool_bytes,
-                settings.spool_horizon_s,
-            ),
-            name_boot=self._name_boot,
-            word=self._word,
-            clocks=self._clock,
-        )
-
-    def _name_boot(self, last: str | None) -> str:
-        return reports.boot_id(started_s=self._clock.wall_s(), random_bits=secrets.randbits(32), last=last)
-
-    def _word(self, boot: str, seq: int, news: News) -> bytes:
-        assert self._settings.device is not None
-        identity = reports.Identity(self._settings.site, self._settings.device, boot)
-        wall_s = self._clock.wall_s()
-        return codec.to_bytes(
-            reports.event(identity, news.kind, news.message, wall_s=wall_s, details=news.details, seq=seq)
         )
 
     def _tell(self, happening: Happening) -> None:

@@ -151,6 +151,17 @@ def test_a_daemon_says_that_it_is_online_who_it_is_and_goes_offline_with_a_last_
     assert leaves == ["up/status", "up/birth", *["up/telemetry"] * 3, "up/status"]
 
 
+def test_a_link_that_can_not_be_made_leaves_no_socket_behind(tmp_path):
+    def connect(will):
+        assert (tmp_path / "s").is_socket(), "it was listening until then"
+        raise errors.SettingsError("cannot read the certificates")
+
+    settings = DaemonSettings(device="cam-7", http_port=0, http_socket=str(tmp_path / "s"))
+    with pytest.raises(errors.SettingsError, match="certificates"):
+        Daemon(settings, connect, clocks=FakeClock(), sensors=())
+    assert not (tmp_path / "s").exists()
+
+
 def test_when_it_vanishes_the_broker_says_that_it_is_offline(rig):
     one = rig().start()
     one.link.vanish()
