@@ -1,6 +1,7 @@
 """What tests of several wings need: a real bundle, small enough to make for every test."""
 
 import hashlib
+import itertools
 
 import hypothesis
 import numpy as np
@@ -19,6 +20,24 @@ hypothesis.settings.load_profile("loaded")
 WEIGHT = np.array([[1.0, -1.0], [2.0, 0.5], [0.0, 3.0]], np.float32)
 
 
+STATE_FOLDERS = itertools.count()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def state_home(tmp_path_factory):
+    """A place for daemons that the tests start: never the user's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        home = tmp_path_factory.mktemp("state")
+        patch.setenv("XDG_STATE_HOME", str(home))
+        yield home
+
+
+@pytest.fixture(autouse=True)
+def _own_state_home(state_home, monkeypatch):
+    """One for each test, as a queue that one leaves behind is the next one's."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(state_home / str(next(STATE_FOLDERS))))
+
+
 @pytest.fixture(scope="session")
 def tiny_onnx() -> bytes:
     """``y = x @ WEIGHT``: float32[N, 3] in, float32[N, 2] out."""
@@ -32,6 +51,14 @@ def tiny_onnx() -> bytes:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.checker.check_model(model)
     return model.SerializeToString()
+
+
+@pytest.fixture
+def work(tmp_path):
+    """An empty folder for a conversion."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    return folder
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ _OPTIONS = {
     "device": "device",
     "port": "http_port",
     "backend": "backend",
+    "state": "state_folder",
 }
 """Which setting an option overrides."""
 
@@ -61,12 +62,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="sense the board whose files lie here (a simulated one)",
     )
     parser.add_argument("--backend", help="what runs the bundles (default onnxruntime)")
+    parser.add_argument(
+        "--state",
+        metavar="DIR",
+        help="where telemetry waits for its receipt (default systemd's, else edge-sdk/SITE.DEVICE in ~/.local/state)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Serves until SIGTERM or SIGINT; then stops within three seconds and gives 0."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    settings = settings_from_arguments(arguments)
+    settings = _with_state_folder(settings_from_arguments(arguments))
     # The command line is the one place that reads the environment.
     notifier = Notifier(os.environ.get("NOTIFY_SOCKET"))  # noqa: TID251
     link_settings = MqttSettings(
@@ -116,6 +122,14 @@ def settings_from_arguments(arguments: argparse.Namespace) -> DaemonSettings:
         "state_folder": os.environ.get("STATE_DIRECTORY"),  # noqa: TID251 - as above
     }
     return settings_file.settings_from_sources(DaemonSettings, arguments.config, options, places=_PATHS, defaults=here)
+
+
+def _with_state_folder(settings: DaemonSettings) -> DaemonSettings:
+    """Gives a daemon that was started by hand a place of its own, so that its telemetry outlives it too."""
+    if settings.state_folder is not None or settings.device is None:
+        return settings
+    folder = places.state_folder(settings.site, settings.device)
+    return settings if folder is None else msgspec.structs.replace(settings, state_folder=str(folder))
 
 
 def _path(text: str | None) -> Path | None:

@@ -161,6 +161,8 @@ def _start(children: Children, folder: Path, port: int) -> Parts:
             DEVICE,
             "--port",
             "0",
+            "--state",
+            str(folder / "state"),
             "--closing",
             str(folder / CLOSING),
             "--json",

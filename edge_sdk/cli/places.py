@@ -1,4 +1,4 @@
-"""Where the commands keep what they need not measure again."""
+"""Where the commands keep what outlives them, where systemd gives them no place."""
 
 import os
 from pathlib import Path
@@ -11,3 +11,17 @@ def variants_folder() -> Path:
         return Path(state) / "variants"
     cache = os.environ.get("XDG_CACHE_HOME")  # noqa: TID251 - as above
     return (Path(cache) if cache else Path.home() / ".cache") / "edge_sdk" / "variants"
+
+
+def state_folder(site: str, device: str) -> Path | None:
+    """Gives the folder of a daemon that was started by hand, made if need be; None where the user has no place for it.
+
+    One for each device: a queue is one device's, and one daemon's at a time.
+    """
+    home = os.environ.get("XDG_STATE_HOME")  # noqa: TID251 - as above
+    try:
+        folder = (Path(home) if home else Path.home() / ".local" / "state") / "edge-sdk" / f"{site}.{device}"
+        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # RuntimeError: no home is known
+        return None
+    return folder

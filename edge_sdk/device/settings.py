@@ -99,9 +99,10 @@ class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         state_folder: where the daemon keeps the queue of telemetry, below ``spool/``, the engines that it built for
             bundles without one for this board, which form of each bundle is the fastest on this CPU, and which versions
             have proved themselves (``trials.json``); its file system's fill level is published. None, the default,
-            takes systemd's state directory. Without one, telemetry without a receipt is in memory only, the fastest
-            forms are kept in the user's cache, no version that crashes gives way to another, and the working folder's
-            file system counts.
+            takes systemd's state directory, and where `edge-sdk daemon` is started by hand ``edge-sdk/SITE.DEVICE`` in
+            the user's (``$XDG_STATE_HOME``, ``~/.local/state``). Without one, telemetry without a receipt is in memory
+            only, the fastest forms are kept in the user's cache, no version that crashes gives way to another, and the
+            working folder's file system counts.
     """
 
     bundles: Annotated[tuple[str, ...], msgspec.Meta(max_length=64)] = ()

@@ -105,8 +105,8 @@ def measure():
             arguments = ["daemon", "--bundle", str(bundle), "--broker", broker["url"], "--port", "0", "--json"]
             first, again = [], []
             for attempt in range(3):
-                # With an empty cache the daemon times the bundle's forms; after that it remembers which is the fastest.
-                os.environ["XDG_CACHE_HOME"] = str(folder / f"cache{attempt}")
+                # With an empty state the daemon times the bundle's forms; after that it remembers which is the fastest.
+                os.environ["XDG_STATE_HOME"] = str(folder / f"state{attempt}")
                 for spent in (first, again):
                     start = time.perf_counter()
                     daemon = children.start(f"daemon{attempt}{len(again)}", arguments)

@@ -132,6 +132,7 @@ def running_daemon(folder: Path):
             [sys.executable, "-m", "edge_sdk", "daemon", "--json", "--config", str(folder / "device.toml")],
             stdout=subprocess.PIPE,
             stderr=log,
+            env={**os.environ, "XDG_STATE_HOME": str(folder / "state")},
         )
         try:
             line = daemon.stdout.readline()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from edge_sdk import errors
 from edge_sdk.cli import daemon as command
+from edge_sdk.cli import places
 from edge_sdk.cli.signals import Stop
 from edge_sdk.device.notify import Notifier
 from edge_sdk.device.settings import DaemonSettings, device_from_hostname
@@ -89,6 +90,22 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
 def test_systemds_state_directory_is_taken(monkeypatch):
     monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/edge-sdk")
     assert settings_of().state_folder == "/var/lib/edge-sdk"
+
+
+def test_a_daemon_started_by_hand_keeps_its_queue_in_a_folder_of_its_device(tmp_path, monkeypatch):
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    one, other = (places.state_folder("plant", device) for device in ("cam-7", "cam-8"))
+    assert one == tmp_path / "edge-sdk/plant.cam-7"
+    assert one.is_dir()
+    assert one != other
+    assert settings_of("--state", "/srv/queue").state_folder == "/srv/queue"
+
+
+def test_where_no_folder_can_be_made_there_is_none(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    assert places.state_folder("plant", "cam-7") is None
 
 
 @given(st.text(max_size=100))
