@@ -22,7 +22,7 @@ class ClockNews(NamedTuple):
     """Something to tell of a device's clock.
 
     Attributes:
-        kind: ``clock_skewed``, ``clock_right`` (again) or ``clock_set``.
+        kind: ``clock_skewed``, ``clock_right`` (again), ``clock_set``, ``clock_unsynced`` or ``clock_synced``.
         message: in words.
         offset_s: seconds by which the device's clock is behind ours; how far it was moved, for ``clock_set``.
     """
@@ -33,10 +33,11 @@ class ClockNews(NamedTuple):
 
 
 class _Seen:
-    __slots__ = ("base_s", "boot", "ends_s", "is_skewed", "least_s", "newest_seq", "offset_s")
+    __slots__ = ("base_s", "boot", "ends_s", "is_skewed", "is_unsynced", "least_s", "newest_seq", "offset_s")
 
     def __init__(self, sample: telemetry.Sample, received_t: float) -> None:
         self.is_skewed = False
+        self.is_unsynced = sample.synced is False
         self.offset_s: float | None = None
         self.begin(sample, received_t)
 
@@ -62,8 +63,8 @@ class DeviceClocks:
         if seen is None:
             if len(self._seen) >= _DEVICES_MAX:
                 del self._seen[next(iter(self._seen))]
-            self._seen[sample.device] = _Seen(sample, received_t)
-            return None
+            seen = self._seen[sample.device] = _Seen(sample, received_t)
+            return _synced(sample, received_t) if seen.is_unsynced else None
         if sample.boot != seen.boot:
             if sample.boot > seen.boot or received_t > seen.ends_s:  # an older boot's rest says nothing of now
                 seen.begin(sample, received_t)
@@ -71,11 +72,16 @@ class DeviceClocks:
         if sample.seq <= seen.newest_seq:
             return None
         seen.newest_seq = sample.seq
+        if seen.is_unsynced != (sample.synced is False):
+            seen.begin(sample, received_t)
+            seen.is_unsynced = not seen.is_unsynced
+            return _synced(sample, received_t)
         moved_s = sample.t - sample.up_s - seen.base_s
-        if abs(moved_s) > FLAGGED_S:
+        if not -FLAGGED_S <= moved_s <= FLAGGED_S:
             seen.begin(sample, received_t)
             return _set(sample, moved_s)
-        seen.least_s = min(seen.least_s, received_t - sample.t)
+        if received_t - sample.t < seen.least_s:  # noqa: PLR1730  # a call of min() costs more than the rest of this
+            seen.least_s = received_t - sample.t
         if received_t < seen.ends_s:
             return None
         return self._judge(seen, sample, received_t)
@@ -90,7 +96,8 @@ class DeviceClocks:
 
     def _judge(self, seen: _Seen, sample: telemetry.Sample, received_t: float) -> ClockNews | None:
         seen.offset_s = seen.least_s
-        was_skewed, seen.is_skewed = seen.is_skewed, abs(seen.least_s) > FLAGGED_S
+        # A device that says itself that nobody keeps its clock has been told of once; its offset is no news.
+        was_skewed, seen.is_skewed = seen.is_skewed, abs(seen.least_s) > FLAGGED_S and not seen.is_unsynced
         seen.begin_window(sample, received_t)
         if seen.is_skewed == was_skewed:
             return None
@@ -108,3 +115,11 @@ def _set(sample: telemetry.Sample, moved_s: float) -> ClockNews:
     side = "forward" if moved_s > 0 else "back"
     message = f"the clock of {sample.device} was set {abs(moved_s):.1f} s {side} at seq {sample.seq}"
     return ClockNews("clock_set", message, moved_s)
+
+
+def _synced(sample: telemetry.Sample, received_t: float) -> ClockNews:
+    offset_s = received_t - sample.t
+    if sample.synced is False:
+        message = f"no time server keeps the clock of {sample.device} right, as it says itself; its times may be off"
+        return ClockNews("clock_unsynced", message, offset_s)
+    return ClockNews("clock_synced", f"a time server keeps the clock of {sample.device} right", offset_s)

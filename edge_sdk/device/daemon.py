@@ -180,6 +180,7 @@ class Daemon:
             interval_s=interval_s,
             oldest_seq=spool.oldest_seq,
             dropped=spool.dropped,
+            synced=self._clock.is_synced(),
         )
         windows = self._models.windows(interval_s)
         readings = self._sensors.collect()
@@ -280,6 +281,7 @@ class Daemon:
             models=infos,
             interval_s=self._settings.interval_s,
             payload=self._settings.payload,
+            synced=self._clock.is_synced(),
         )
         try:
             self._link.publish(self._topic("status"), self._status("online"), retain=True)

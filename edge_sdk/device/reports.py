@@ -54,6 +54,7 @@ def birth(
     models: Sequence[telemetry.ModelInfo],
     interval_s: float,
     payload: Literal["json", "compact"] = "json",
+    synced: bool | None = None,
 ) -> telemetry.Birth:
     """Gives who the device is, what it serves, and what its numbers mean."""
     return telemetry.Birth(
@@ -67,6 +68,7 @@ def birth(
         metrics=tuple(telemetry.MetricInfo(metric.name, metric.unit) for metric in metrics.METRICS),
         interval_s=interval_s,
         payload=payload,
+        synced=msgspec.UNSET if synced is None else synced,
     )
 
 
@@ -100,6 +102,7 @@ class Moment(NamedTuple):
         wall_s, boot_s: the end of the interval on both clocks.
         interval_s: how long the interval really was.
         oldest_seq, dropped: of the spool.
+        synced: whether a time server keeps the wall clock right; None where that is not known.
     """
 
     seq: int
@@ -108,6 +111,7 @@ class Moment(NamedTuple):
     interval_s: float
     oldest_seq: int
     dropped: int
+    synced: bool | None = None
 
 
 def sample(
@@ -149,6 +153,7 @@ def sample(
         oldest_seq=moment.oldest_seq,
         dropped=moment.dropped,
         simulated=values.get("simulated") is True,
+        synced=msgspec.UNSET if moment.synced is None else moment.synced,
         missing=_missing(reasons, known, values),
         models=with_energy(windows, energy_j if isinstance(energy_j, float) else None),
     )

@@ -87,7 +87,8 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     and its reason stands in `missing`; so does a part that could not be read, under ``rails_w.VDD_IN``, while the map
     holds the others. `simulated` says that some board was made up, not measured. `oldest_seq` is the lowest sequence
     number of this boot that the device still holds or has had receipted: what lies before it and never arrived is
-    lost, and counted as lost.
+    lost, and counted as lost. `synced` says whether a time server kept the clock of `t` right; it is left out where the
+    device can't tell.
     """
 
     v: Annotated[int, msgspec.Meta(ge=1, le=1000)]
@@ -129,6 +130,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     fan_ratio: float | None = None
     missing: Annotated[dict[Key, ShortText], msgspec.Meta(max_length=64)] = {}
     models: Annotated[tuple[Window, ...], msgspec.Meta(max_length=64)] = ()
+    synced: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -159,7 +161,7 @@ class Birth(msgspec.Struct, frozen=True, kw_only=True):
     """Retained: who the device is and what its numbers mean.
 
     `payload` is the form of its Samples, so that whoever listens knows before the first one: ``json``, or ``compact``
-    (MessagePack, wire/compact.py). Both can be told apart by their first byte.
+    (MessagePack, wire/compact.py). Both can be told apart by their first byte. `synced` as in a Sample.
     """
 
     v: Annotated[int, msgspec.Meta(ge=1, le=1000)]
@@ -172,6 +174,7 @@ class Birth(msgspec.Struct, frozen=True, kw_only=True):
     metrics: Annotated[tuple[MetricInfo, ...], msgspec.Meta(max_length=256)]
     interval_s: float
     payload: Literal["json", "compact"] = "json"
+    synced: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,7 +11,8 @@ class FakeClock:
     2.5
     """
 
-    def __init__(self, *, wall_s: float = 1_750_000_000.0, boot_s: float = 100.0) -> None:
+    def __init__(self, *, wall_s: float = 1_750_000_000.0, boot_s: float = 100.0, synced: bool | None = True) -> None:
+        self.synced = synced
         self._wall_s = wall_s
         self._boot_s = boot_s
 
@@ -26,6 +27,10 @@ class FakeClock:
     def tick_ns(self) -> int:
         """Monotonic nanoseconds, in step with `boot_s`."""
         return round(self._boot_s * 1e9)
+
+    def is_synced(self) -> bool | None:
+        """As the test says."""
+        return self.synced
 
     def sleep(self, seconds: float) -> None:
         """Lets `seconds` pass at once."""

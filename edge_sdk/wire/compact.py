@@ -51,7 +51,7 @@ READINGS = (
     "overcurrent_events",
     "fan_ratio",
 )
-"""In the order of their places; a metric that is added to the catalogue comes last here, wherever it stands there."""
+"""In the order of their places. What a later version adds has its place after `synced`, which follows these."""
 
 _PLACES = {name: place for place, name in enumerate(READINGS)}
 _FIRST_FIELDS = ("v", "device", "seq", "t", "up_s", "interval_s", "oldest_seq", "dropped", "simulated")
@@ -98,6 +98,7 @@ _Sample = msgspec.defstruct(
         ("missing", _Reasons),
         ("models", Annotated[tuple[_Window, ...], msgspec.Meta(max_length=64)]),
         *((name, _TYPES[name], None) for name in READINGS),
+        ("synced", bool | None, None),
     ],
     array_like=True,
     gc=False,
@@ -128,7 +129,7 @@ def to_bytes(sample: telemetry.Sample) -> bytes:
 
     >>> sample = telemetry.Sample(v=2, device="cam-7", boot="00c0ffee", seq=3, t=0, up_s=0, interval_s=1)
     >>> len(to_bytes(sample)), from_bytes(to_bytes(sample)).sample == sample
-    (53, True)
+    (54, True)
     """
     place = [getattr(sample, name) for name in _FIRST_FIELDS]
     place += [
@@ -136,6 +137,7 @@ def to_bytes(sample: telemetry.Sample) -> bytes:
         _reasons(sample.missing),
         [_window(window) for window in sample.models],
         *(getattr(sample, name) for name in READINGS),
+        None if sample.synced is msgspec.UNSET else sample.synced,
     ]
     return _ENCODER.encode([_shortest(value) for value in place])
 
@@ -154,6 +156,7 @@ def from_bytes(payload: bytes) -> Decoded:
         _check_finite((values[name] or {}).values())
     values["boot"] = _hex_from_bytes(found.boot)
     values["missing"] = _missing(found.missing)
+    values["synced"] = msgspec.UNSET if found.synced is None else found.synced
     values["models"] = tuple(_full_window(window) for window in found.models)
     sample = telemetry.Sample(**values)
     if b"\\u0000" in _JSON_ENCODER.encode(sample):

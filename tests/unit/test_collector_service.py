@@ -437,6 +437,31 @@ def test_a_clock_that_is_off_is_told_once_and_when_it_is_right_again():
     assert clocks.offsets()["cam-7"] == pytest.approx(0.05, abs=0.01)
 
 
+def test_a_clock_that_nobody_keeps_is_told_of_once_and_its_offset_is_no_alarm():
+    clocks, told = DeviceClocks(), []
+    for seq in range(60):
+        is_synced = seq >= 30
+        t = 1.75e9 + seq if is_synced else 5.0 + seq
+        taken = telemetry.Sample(
+            v=2, device="cam-7", boot=BOOT, seq=seq, t=t, up_s=10.0 + seq, interval_s=1.0, synced=is_synced
+        )
+        if news := clocks.note(taken, 1.75e9 + seq):
+            told.append((seq, news.kind))
+        assert clocks.skewed() == 0
+    assert told == [(0, "clock_unsynced"), (30, "clock_synced")]
+
+
+def test_a_clock_that_claims_to_be_right_and_is_not_is_an_alarm():
+    clocks, told = DeviceClocks(), []
+    for seq in range(30):
+        taken = telemetry.Sample(
+            v=2, device="cam-7", boot=BOOT, seq=seq, t=1.74e9 + seq, up_s=10.0 + seq, interval_s=1.0, synced=True
+        )
+        if news := clocks.note(taken, 1.75e9 + seq):
+            told.append(news.kind)
+    assert told == ["clock_skewed"]
+
+
 def test_a_clock_at_1970_that_jumps_to_now_is_told_and_old_records_say_nothing_of_it():
     clocks, told = DeviceClocks(), []
 

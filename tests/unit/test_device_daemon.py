@@ -344,6 +344,17 @@ def test_wall_time_that_jumps_changes_no_interval(rig):
     assert second.boot == first.boot
 
 
+def test_a_sample_and_the_birth_say_whether_a_time_server_keeps_the_clock(rig):
+    one = rig()
+    one.clock.synced = False
+    one.start()
+    assert one.retained("birth").synced is False
+    for state in (False, True, None):
+        one.clock.synced = state
+        one.beat()
+    assert [sample.synced for sample in one.samples(3)] == [False, True, msgspec.UNSET]
+
+
 def test_an_engine_that_hangs_does_not_keep_the_daemon_from_ending(rig, tiny_bundle, caplog):
     one = rig(tiny_bundle).start()
     engine = one.daemon._models.find("tiny").engine
