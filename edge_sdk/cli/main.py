@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "collector": ("the central collector", "edge_sdk.cli.collector:COMMAND"),
     "broker": ("an MQTT broker on loopback for trying things out", "edge_sdk.cli.broker:COMMAND"),
     "ca": ("the fleet's certificates: init, issue, renew, revoke", "edge_sdk.cli.ca:COMMAND"),
+    "sparkplug": ("the telemetry as Sparkplug B, for a SCADA system", "edge_sdk.cli.sparkplug:COMMAND"),
     "simulate": ("a fleet that does not exist, at a broker of your own", "edge_sdk.cli.simulate:COMMAND"),
     "watch": ("live telemetry of the fleet", "edge_sdk.cli.watch:COMMAND"),
     "top": ("one device live on a terminal", "edge_sdk.cli.top:COMMAND"),

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from edge_sdk import errors
 from edge_sdk.link import filters
 from edge_sdk.link.counting import CountingLink
-from edge_sdk.link.protocol import Message, Will
+from edge_sdk.link.protocol import Message, Qos, Will, WillSource
 
 
 class MemoryBroker:
@@ -71,7 +71,7 @@ class MemoryBroker:
             if link in self._connected:
                 self._connected.discard(link)
                 if publish_will and link.will is not None:
-                    self._route(link.will.topic, link.will.payload, retain=True)
+                    self._route(link.will.topic, link.will.payload, retain=link.will.retain)
 
     def route(self, sender: "MemoryLink", topic: str, payload: bytes, *, retain: bool) -> bool:
         """Delivers one message of `sender`; False, and nothing done, if it is not connected."""
@@ -93,9 +93,10 @@ class MemoryBroker:
 class MemoryLink(CountingLink):
     """A Link to a MemoryBroker. Handlers and connect actions run on its own thread."""
 
-    def __init__(self, broker: MemoryBroker, *, will: Will | None = None) -> None:
+    def __init__(self, broker: MemoryBroker, *, will: WillSource | None = None) -> None:
         super().__init__()
-        self.will = will
+        self.will: Will | None = None
+        self._will_source = will
         self._broker = broker
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="memory-link", daemon=True)
@@ -113,13 +114,14 @@ class MemoryLink(CountingLink):
         self._thread.start()
         self._broker.attach(self)
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False, qos: Qos = 1) -> None:
         """Hands one message to the broker.
 
         Raises:
             LinkError: not connected; nothing was queued.
             UsageError: no topic to publish to.
         """
+        del qos  # nothing is lost inside one process
         filters.check_topic(topic)
         if not self._broker.route(self, topic, payload, retain=retain):
             with self._changed:
@@ -164,6 +166,7 @@ class MemoryLink(CountingLink):
             task()
 
     def _connect(self) -> None:
+        self.will = self._will_source() if callable(self._will_source) else self._will_source
         if self._broker.accept(self):
             self._dispatch.announce()
 

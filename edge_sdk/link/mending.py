@@ -14,6 +14,7 @@ from typing import Protocol
 from edge_sdk import clock, errors
 from edge_sdk.link import backoff, filters
 from edge_sdk.link.counting import CountingLink
+from edge_sdk.link.protocol import Qos
 from edge_sdk.link.reading import TOO_LARGE
 from edge_sdk.link.settings import MqttSettings
 from edge_sdk.link.window import Outgoing, Window
@@ -62,7 +63,7 @@ class Connection(Protocol):
         ...
 
     def send(self, message: Outgoing) -> int | None:
-        """Gives the packet id under which `message` was sent, or None: not sent."""
+        """Gives the packet id under which `message` was sent (0 for QoS 0), or None: not sent."""
         ...
 
     def say_goodbye(self) -> None:
@@ -106,8 +107,8 @@ class MendingLink(CountingLink):
             self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._thread.start()
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        """Hands one QoS 1 message to the broker, without waiting for its acknowledgement.
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False, qos: Qos = 1) -> None:
+        """Hands one message to the broker, without waiting for its acknowledgement.
 
         Raises:
             OversizeError: larger than the broker takes, by its word or as it ended a connection for it.
@@ -127,7 +128,7 @@ class MendingLink(CountingLink):
                     f"{topic} was not published: it has {size_bytes} bytes; this broker takes at most "
                     f"{self._message_max_bytes}"
                 )
-            self._window.add(Outgoing(topic, payload, retain))
+            self._window.add(Outgoing(topic, payload, retain, qos=qos))
             os.eventfd_write(self._wake_fd, 1)
 
     def close(self, timeout_s: float = 2.0) -> None:
@@ -269,7 +270,10 @@ class MendingLink(CountingLink):
                 if packet_id is None:
                     self._window.give_back(message)
                     return
-                self._window.mark_sent(packet_id, message)
+                if message.qos:
+                    self._window.mark_sent(packet_id, message)
+                else:
+                    self._published += 1
 
     def _lose(self, connection: Connection) -> None:
         """Notes the end of a connection; what was under way waits for the next one."""

@@ -1,4 +1,4 @@
-"""A Link over MQTT 5, QoS 1: with link/batched.py the only door to paho.
+"""A Link over MQTT 5: with link/batched.py the only door to paho.
 
 What paho would do on its own (queue while offline, send twice after a reconnect, wait a fixed time between attempts)
 does not happen: every connection gets a fresh paho client, driven step by step by the link's own thread.
@@ -23,7 +23,7 @@ from edge_sdk.link import batched, filters, reading
 from edge_sdk.link.batched import BatchedClient
 from edge_sdk.link.dispatch import Dispatch
 from edge_sdk.link.mending import Connection, MendingLink
-from edge_sdk.link.protocol import Message, Will
+from edge_sdk.link.protocol import Message, Will, WillSource
 from edge_sdk.link.reading import PacketReader, Part
 from edge_sdk.link.settings import MqttSettings, parse_url
 from edge_sdk.link.window import Outgoing
@@ -48,7 +48,7 @@ class MqttLink(MendingLink):
     def __init__(
         self,
         settings: MqttSettings,
-        will: Will | None = None,
+        will: WillSource | None = None,
         *,
         ticks: clock.Clock | None = None,
         rng: random.Random | None = None,
@@ -57,7 +57,7 @@ class MqttLink(MendingLink):
 
         Args:
             settings: which broker, as whom.
-            will: what the broker says if this client vanishes.
+            will: what the broker says if this client vanishes; a function gives a new one for each connection.
             ticks: for deadlines.
             rng: for the jitter; seeded by the client id unless given, so that no two devices wait alike.
 
@@ -65,7 +65,7 @@ class MqttLink(MendingLink):
             SettingsError: the url is not of that form, or a certificate can't be read.
         """
         super().__init__(settings, ticks=ticks, rng=rng)
-        if will is not None:
+        if isinstance(will, Will):
             filters.check_topic(will.topic)
         self._will = will
         self._tls = _tls_context(settings)
@@ -88,7 +88,7 @@ class _PahoConnection:
     def __init__(
         self,
         settings: MqttSettings,
-        will: Will | None,
+        will: WillSource | None,
         tls: ssl.SSLContext | None,
         dispatch: Dispatch,
         acknowledged: Callable[[int, str], None],
@@ -126,7 +126,7 @@ class _PahoConnection:
                 address.host,
                 address.port,
                 keepalive=self._settings.keepalive_s,
-                clean_start=self._is_first,
+                clean_start=self._is_first or not self._settings.session_expiry_s,
                 properties=properties,
             )
         except (OSError, UnicodeError) as error:
@@ -201,12 +201,12 @@ class _PahoConnection:
             raise errors.PayloadError(f"{self._settings.url} sent what can't be read: {part.problem}")
 
     def send(self, message: Outgoing) -> int | None:
-        """Gives the packet id of the PUBLISH."""
+        """Gives the packet id of the PUBLISH; 0 for QoS 0, which has none."""
         if isinstance(self._client, BatchedClient):
-            packet_id = self._free_id()
+            packet_id = self._free_id() if message.qos else 0
             self._client.write(reading.publish_packet(message.topic, message.payload, packet_id, retain=message.retain))
             return packet_id
-        info = self._client.publish(message.topic, message.payload, qos=1, retain=message.retain)
+        info = self._client.publish(message.topic, message.payload, qos=message.qos, retain=message.retain)
         return info.mid if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS else None
 
     def _free_id(self) -> int:
@@ -232,7 +232,7 @@ class _PahoConnection:
         if self._socket is not None:
             self._socket.close()
 
-    def _new_client(self, will: Will | None, tls: ssl.SSLContext | None) -> paho.Client:
+    def _new_client(self, will: WillSource | None, tls: ssl.SSLContext | None) -> paho.Client:
         settings = self._settings
         is_batched = settings.batched_reads and batched.works()
         client = (BatchedClient if is_batched else paho.Client)(
@@ -245,8 +245,10 @@ class _PahoConnection:
         client.max_inflight_messages_set(0)  # the link's window is the limit
         if settings.username:
             client.username_pw_set(settings.username, settings.password or None)
-        if will is not None:
-            client.will_set(will.topic, will.payload, qos=1, retain=True)
+        if isinstance(will, Will):
+            client.will_set(will.topic, will.payload, qos=1, retain=will.retain)
+        elif will is not None:
+            client.on_socket_open = lambda opened, _data, _socket: _set_will(opened, will())
         if tls is not None:
             client.tls_set_context(tls)
         client.on_connect = self._on_connect
@@ -323,6 +325,11 @@ def _tls_context(settings: MqttSettings) -> ssl.SSLContext | None:
         files = [str(file) for file in (settings.ca_file, settings.cert_file, settings.key_file) if file is not None]
         raise errors.SettingsError(f"cannot read the certificates {', '.join(files)}: {_reason(error)}") from error
     return context
+
+
+def _set_will(client: paho.Client, will: Will) -> None:
+    """Sets the will of a connection whose socket stands and whose CONNECT is not sent yet."""
+    client.will_set(will.topic, will.payload, qos=1, retain=will.retain)
 
 
 def _reason(error: Exception) -> str:

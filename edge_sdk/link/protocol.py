@@ -1,7 +1,7 @@
 """What a link promises; the in-memory one and MQTT pass the same checks (edge_sdk.testing.link_checks)."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -23,11 +23,20 @@ BatchHandler = Callable[[Sequence[Message]], None]
 when it returns, so a handler that waits slows the sender down instead of losing anything."""
 
 
+Qos = Literal[0, 1]
+"""1: acknowledged by the broker, and sent again on the next connection. 0: at most once, on this connection only."""
+
+
 class Will(NamedTuple):
-    """What the broker publishes (retained, QoS 1) when this client vanishes without a goodbye."""
+    """What the broker publishes (QoS 1, retained unless said) when this client vanishes without a goodbye."""
 
     topic: str
     payload: bytes
+    retain: bool = True
+
+
+WillSource = Will | Callable[[], Will]
+"""One for all connections, or a new one for each: called on the link's thread just before each CONNECT is sent."""
 
 
 class LinkState(msgspec.Struct, frozen=True):
@@ -79,8 +88,8 @@ class Link(Protocol):
         """Has `handler` called with all matching messages that came at once; survives reconnects."""
         ...
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        """Hands one QoS 1 message to the broker, without waiting for its acknowledgement.
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False, qos: Qos = 1) -> None:
+        """Hands one message to the broker, without waiting for its acknowledgement.
 
         Raises:
             LinkError: not connected, or too many messages in flight. Nothing was queued: keep it and try again.

@@ -36,19 +36,20 @@ def refusal(reason: int) -> str:
 
 
 def publish_packet(topic: str, payload: bytes, packet_id: int, *, retain: bool) -> bytes:
-    r"""Gives a PUBLISH of QoS 1 without properties.
+    r"""Gives a PUBLISH of QoS 1 without properties; of QoS 0 where `packet_id` is 0.
 
     >>> publish_packet("t", b"x", 7, retain=False)
     b'2\x07\x00\x01t\x00\x07\x00x'
     """
     name = topic.encode()
-    length = len(name) + len(payload) + 5
-    head = bytearray([_PUBLISH | 2 | retain])
+    number = packet_id.to_bytes(2, "big") if packet_id else b""
+    length = len(name) + len(payload) + len(number) + 3
+    head = bytearray([_PUBLISH | (2 if packet_id else 0) | retain])
     while length > 127:
         head.append(length & 127 | 128)
         length >>= 7
     head.append(length)
-    return b"".join((head, len(name).to_bytes(2, "big"), name, packet_id.to_bytes(2, "big"), b"\0", payload))
+    return b"".join((head, len(name).to_bytes(2, "big"), name, number, b"\0", payload))
 
 
 class Part(NamedTuple):

@@ -3,6 +3,8 @@
 from collections import deque
 from typing import NamedTuple
 
+from edge_sdk.link.protocol import Qos
+
 ATTEMPTS_MAX = 5
 """A message that was under way in five connections that all broke is given up: it may be what breaks them."""
 
@@ -13,12 +15,14 @@ class Outgoing(NamedTuple):
     Attributes:
         topic, payload, retain: the message.
         attempts: connections in which it was sent so far.
+        qos: of MQTT; what has 0 is sent on the connection it was meant for or not at all.
     """
 
     topic: str
     payload: bytes
     retain: bool
     attempts: int = 0
+    qos: Qos = 1
 
     @property
     def size_bytes(self) -> int:
@@ -77,7 +81,7 @@ class Window:
         for message in self._sent.values():
             (given_up if message.attempts >= ATTEMPTS_MAX else kept).append(message)
         self._sent.clear()
-        self._waiting.extendleft(reversed(kept))
+        self._waiting = deque(kept + [message for message in self._waiting if message.qos])
         return given_up
 
     def clear(self) -> int:

@@ -13,9 +13,10 @@ from edge_sdk import errors
 from edge_sdk.device import entrances
 from edge_sdk.device.deployment import Deployment
 from edge_sdk.device.serve import grpc_messages as messages
-from edge_sdk.device.serve import grpc_requests, protobuf
+from edge_sdk.device.serve import grpc_requests
 from edge_sdk.device.settings import DaemonSettings
 from edge_sdk.testing.clock import FakeClock
+from edge_sdk.wire import protobuf
 
 X = np.array([[1, 2, 3]], np.float32)
 

@@ -4,7 +4,7 @@ Sources: open-inference-protocol ``inference_grpc.md``; Triton's ``grpc_service.
 the extensions.
 """
 
-from edge_sdk.device.serve.protobuf import Field, Fields
+from edge_sdk.wire.protobuf import Field, Fields
 
 SERVICE = "inference.GRPCInferenceService"
 

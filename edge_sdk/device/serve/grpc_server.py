@@ -14,15 +14,16 @@ from typing import Any
 import grpc
 
 from edge_sdk import errors
-from edge_sdk.device.serve import describe, grpc_requests, inference, listening, pictures, protobuf
+from edge_sdk.device.serve import describe, grpc_requests, inference, listening, pictures
 from edge_sdk.device.serve import grpc_messages as messages
 from edge_sdk.device.serve.admin import Repository
 from edge_sdk.device.serve.models import Model
-from edge_sdk.device.serve.protobuf import Fields
 from edge_sdk.device.serve.regions import Regions
 from edge_sdk.device.serve.served import Models
 from edge_sdk.device.serve.v2 import Request
 from edge_sdk.engines.protocol import Tensors
+from edge_sdk.wire import protobuf
+from edge_sdk.wire.protobuf import Fields
 
 _LOG = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Protocol buffers on the wire, driven by tables of fields: enough for gRPC v2, without a code generator.
+"""Protocol buffers on the wire, driven by tables of fields: enough for gRPC v2 and Sparkplug B, without a generator.
 
 Bytes fields are views into the message, so a camera frame is not copied when it is read; and no generated code ties
 the package to a release of the protobuf runtime.
@@ -27,6 +27,7 @@ class Field(NamedTuple):
         is_repeated: the value is a list.
         fields: of the message, or of a map's values.
         names: of an enum's values, in order.
+        is_explicit: a zero is written too; what is not set is None or absent.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Field(NamedTuple):
     is_repeated: bool = False
     fields: "Fields | None" = None
     names: tuple[str, ...] = ()
+    is_explicit: bool = False
 
 
 Fields = Mapping[int, Field]
@@ -60,14 +62,14 @@ def decode(payload: memoryview, fields: Fields) -> dict[str, Any]:
 
 
 def encode(values: Mapping[str, Any], fields: Fields) -> bytes:
-    """Gives the bytes of a message; what is absent, zero or empty takes none, except in lists."""
+    """Gives the bytes of a message; absent, zero or empty fields take none, except in lists and explicit ones."""
     return b"".join(_pieces(values, fields))
 
 
 def _pieces(values: Mapping[str, Any], fields: Fields) -> Iterable[bytes | memoryview]:
     for number, field in fields.items():
         value = values.get(field.name)
-        if not value:
+        if value is None or not (value or field.is_explicit):
             continue
         if field.kind == "map":
             for key, each in value.items():
