@@ -1,5 +1,7 @@
-"""Tools that people already run, unmodified, on live telemetry: mosquitto_sub and jq, Node-RED, psql, Prometheus, AsyncAPI."""
+"""Tools that people already run, unmodified, on live telemetry: mosquitto_sub and jq, Node-RED, psql, Prometheus, AsyncAPI,
+Sparkplug."""
 
+import base64
 import contextlib
 import json
 import os
@@ -19,10 +21,12 @@ from edge_sdk.clock import SystemClock
 from edge_sdk.link import broker as brokers
 from edge_sdk.link.mqtt import MqttLink, MqttSettings
 from edge_sdk.testing.fleet import Fleet, Plan
+from edge_sdk.wire import sparkplug
+from edge_sdk.wire.sparkplug import Metric, Payload
 
 ROOT = Path(__file__).parents[2]
 NPM = ROOT / ".venv-clients" / "npm"
-PACKAGES = ("@asyncapi/parser@3.6.3", "node-red@4")
+PACKAGES = ("@asyncapi/parser@3.6.3", "node-red@4", "sparkplug-payload@1.0.3")
 WAIT_S = 60.0
 
 
@@ -221,3 +225,86 @@ def test_the_asyncapi_parser_takes_our_description_and_would_see_a_mistake(npm, 
     broken = tmp_path / "broken.yaml"
     broken.write_text(described.read_text().replace("action: receive", "action: recieve"))
     assert check(broken)["errors"]
+
+
+def decoded_by_npm(npm, tmp_path, payloads):
+    """Gives each payload as npm's sparkplug-payload reads it; 64-bit numbers as text, which JSON can hold."""
+    script = tmp_path / "decode.cjs"
+    script.write_text(
+        f"const spb = require('{npm}/node_modules/sparkplug-payload').get('spBv1.0'); const fs = require('fs');\n"
+        "const text = (_, value) => value && value.constructor && value.constructor.name === 'Long' ? value.toString() : value;\n"
+        "const lines = fs.readFileSync(process.argv[2], 'utf8').trim().split('\\n');\n"
+        "console.log(JSON.stringify(lines.map(line => spb.decodePayload(Buffer.from(line, 'base64'))), (key, value) =>\n"
+        "  value && typeof value === 'object' && 'low' in value && 'high' in value\n"
+        "    ? ((BigInt(value.high | 0) << 32n) | BigInt(value.low >>> 0)).toString() : value));\n"
+    )
+    (tmp_path / "payloads").write_text("\n".join(base64.b64encode(payload).decode() for payload in payloads))
+    done = subprocess.run(["node", str(script), str(tmp_path / "payloads")], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def as_npm_says(metric):
+    """Gives what npm must say of a metric of ours."""
+    value = str(metric.value) if metric.kind == "Int64" and metric.value is not None else metric.value
+    said = {"value": value, "type": metric.kind, "timestamp": None if metric.t_ms is None else str(metric.t_ms)}
+    if metric.name:
+        said["name"] = metric.name
+    if metric.alias is not None:
+        said["alias"] = str(metric.alias)
+    if metric.is_historical:
+        said["isHistorical"] = True
+    if metric.properties:
+        said["properties"] = {key: {"value": text, "type": "String"} for key, text in metric.properties.items()}
+    return {key: one for key, one in said.items() if key == "value" or one is not None}
+
+
+def test_sparkplug_of_a_live_fleet_is_read_without_loss_by_npms_sparkplug_payload(broker, fleet, npm, tmp_path):
+    heard = []
+    host = MqttLink(MqttSettings(url=broker.url, client_id="host", session_expiry_s=0))
+    host.subscribe("spBv1.0/plant/#", heard.append)
+    host.open()
+    assert host.wait_for_connected(WAIT_S)
+
+    def kinds():
+        return [message.topic.split("/")[2] for message in list(heard)]
+
+    command = [sys.executable, "-m", "edge_sdk", "sparkplug", "--broker", broker.url, "--group", "plant"]
+    with running(command):
+        until(lambda: kinds().count("DDATA") >= 12 and kinds().count("DBIRTH") >= 3, "births and data of three devices")
+        node = next(message.topic.split("/")[3] for message in heard if "/NBIRTH/" in message.topic)
+        before = len(heard)
+        request = Payload((Metric(sparkplug.REBIRTH, "Boolean", value=True, t_ms=1),), 1)
+        host.publish(sparkplug.topic("plant", "NCMD", node), sparkplug.encode(request))
+        until(lambda: f"spBv1.0/plant/NBIRTH/{node}" in [message.topic for message in heard[before:]], "a rebirth")
+    until(lambda: kinds().count("NDEATH") >= kinds().count("NBIRTH") - 1, "the end of every node")
+    host.close()
+    told = [message for message in heard if "/NCMD/" not in message.topic]
+    assert not any(message.retained for message in told)
+    ours = [sparkplug.decode(message.payload) for message in told]
+    theirs = decoded_by_npm(npm, tmp_path, [message.payload for message in told])
+    for mine, said in zip(ours, theirs, strict=True):
+        assert said["timestamp"] == str(mine.t_ms)
+        assert said.get("seq") == (None if mine.seq is None else str(mine.seq))
+        assert said.get("metrics", []) == [as_npm_says(metric) for metric in mine.metrics]
+    births = [mine for message, mine in zip(told, ours, strict=True) if "/DBIRTH/" in message.topic]
+    values = {metric.name: metric for metric in births[0].metrics}
+    assert values["memory_used_bytes"].value > 0
+    assert values["simulated"].value is True
+    assert any(metric.value is None and metric.properties.get("reason") for mine in births for metric in mine.metrics)
+    for name in {message.topic.split("/")[3] for message in told}:
+        seqs = [
+            mine.seq
+            for message, mine in zip(told, ours, strict=True)
+            if message.topic.split("/")[3] == name and mine.seq is not None
+        ]
+        assert all(later in (0, (earlier + 1) % 256) for earlier, later in zip(seqs, seqs[1:], strict=False))
+
+
+def test_npms_sparkplug_payload_reads_null_without_a_datatype_so_data_keeps_it(npm, tmp_path):
+    whole = sparkplug.encode(Payload((Metric("", "Double", 7.5, 1, 3),), 1, 0))
+    size = whole.index(b"\x12") + 1  # of the metric, in one byte
+    bare = whole[:size] + bytes([whole[size] - 2]) + whole[size + 1 :].replace(b"\x20\x0a", b"")
+    assert sparkplug.decode(bare).metrics[0].value == 7.5
+    said = decoded_by_npm(npm, tmp_path, [whole, bare])
+    assert [one["metrics"][0]["value"] for one in said] == [7.5, None]
