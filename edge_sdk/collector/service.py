@@ -222,7 +222,12 @@ class Collector:
         """Publishes what is owed; what the link does not take now stays owed."""
         while self._owed:
             boot, owed = next(iter(self._owed.items()))
-            receipt = telemetry.Receipt(boot=boot.boot, upto=owed.upto, events=owed.events or msgspec.UNSET)
+            receipt = telemetry.Receipt(
+                boot=boot.boot,
+                upto=owed.upto,
+                events=owed.events or msgspec.UNSET,
+                payload=msgspec.UNSET if self._settings.payload == "json" else self._settings.payload,
+            )
             try:
                 self._link.publish(topics.receipt(owed.site, boot.device), codec.to_bytes(receipt))
             except errors.LinkError:

@@ -1,6 +1,6 @@
 """What collector.toml may say."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -37,6 +37,8 @@ class CollectorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
         queue_bytes: most bytes of messages waiting for the database; what comes beyond is dropped, counted, and sent
             again by its device, as it gets no receipt. Default 32 MiB: half a minute of a thousand devices.
         retry_s: seconds until a batch that the database did not take is tried again. Default 0.5.
+        payload: form in which this collector asks for Samples; devices follow whose own setting is ``auto``. Default
+            ``json``, as other tools on the broker may read them too; ``compact`` is a third of its size.
         refused_kept: refused messages kept as they came, the first of each database; the rest is only counted.
             Default 1000.
         raw_days: days for which every Sample is kept as it came. Default 7.
@@ -59,6 +61,7 @@ class CollectorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     batch_wait_s: Annotated[float, msgspec.Meta(ge=0, le=10)] = 0.05
     queue_bytes: Annotated[int, msgspec.Meta(ge=65536, le=2**34)] = 32 * 2**20
     retry_s: Annotated[float, msgspec.Meta(gt=0, le=60)] = 0.5
+    payload: Literal["json", "compact"] = "json"
     refused_kept: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 1000
     raw_days: Annotated[float, msgspec.Meta(gt=0, le=36500)] = 7.0
     minute_days: Annotated[float, msgspec.Meta(gt=0, le=36500)] = 60.0

@@ -5,7 +5,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from numpy.typing import NDArray
@@ -103,6 +103,7 @@ class Daemon:
         self._sensors = together.Sensors(sensors)
         self._machine = machine.read_machine(root)
         self._is_integrating = False
+        self._payload: Literal["json", "compact"] = "compact" if settings.payload == "compact" else "json"
         self._seq = 0
         self._last_s = clocks.boot_s()
         self._last_sample: telemetry.Sample | None = None
@@ -126,6 +127,7 @@ class Daemon:
             telemetry_topic=self._topic("telemetry"),
             event_topic=self._topic("event"),
             renew=reports.renewed,
+            ask=self._take_wish,
         )
 
     def start(self) -> None:
@@ -188,7 +190,7 @@ class Daemon:
         sample = reports.sample(self._identity, moment, readings, windows, idle_power_w=idle_power_w)
         self._last_sample = sample
         self._seq += 1
-        self._forwarder.keep(moment.seq, codec.sample_to_bytes(sample, payload=self._settings.payload))
+        self._forwarder.keep(moment.seq, codec.sample_to_bytes(sample, payload=self._payload))
         for news in (*self._sensors.take_happenings(), *self._deployment.take_news()):
             self._tell(Happening(*news))
         self._forwarder.send_due()
@@ -269,6 +271,13 @@ class Daemon:
     def _status(self, state: str) -> bytes:
         return codec.to_bytes(reports.status(self._identity, state, wall_s=self._clock.wall_s()))
 
+    def _take_wish(self, payload: str | None) -> None:
+        """Sends Samples in the form that the collector asks for, where the settings leave the choice to it."""
+        wanted: Literal["json", "compact"] = "compact" if payload == "compact" else "json"
+        if self._settings.payload == "auto" and wanted != self._payload:
+            self._payload = wanted
+            self._announce()
+
     def _announce(self) -> None:
         """Says who is here after every connect; runs on the link's thread."""
         infos = [
@@ -280,7 +289,8 @@ class Daemon:
             machine=self._machine,
             models=infos,
             interval_s=self._settings.interval_s,
-            payload=self._settings.payload,
+            payload=self._payload,
+            payloads=codec.PAYLOADS if self._settings.payload == "auto" else None,
             synced=self._clock.is_synced(),
         )
         try:

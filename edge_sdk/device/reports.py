@@ -54,6 +54,7 @@ def birth(
     models: Sequence[telemetry.ModelInfo],
     interval_s: float,
     payload: Literal["json", "compact"] = "json",
+    payloads: tuple[str, ...] | None = None,
     synced: bool | None = None,
 ) -> telemetry.Birth:
     """Gives who the device is, what it serves, and what its numbers mean."""
@@ -68,6 +69,7 @@ def birth(
         metrics=tuple(telemetry.MetricInfo(metric.name, metric.unit) for metric in metrics.METRICS),
         interval_s=interval_s,
         payload=payload,
+        payloads=msgspec.UNSET if payloads is None else payloads,
         synced=msgspec.UNSET if synced is None else synced,
     )
 

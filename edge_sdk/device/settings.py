@@ -87,8 +87,9 @@ class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         spool_horizon_s: longest time in seconds that a Sample is in memory only, and may be lost by a power cut.
             Default 1.0: one sync per second while there are no receipts, and none while they come within it. A longer
             one spares the flash: 5.0 writes a third.
-        payload: form of the Samples: ``json``, the default, which any MQTT tool reads, or ``compact``, MessagePack at a
-            third of its size. The collector and `edge-sdk watch` read both; the birth says which it is.
+        payload: form of the Samples: ``json``, which any MQTT tool reads, or ``compact``, MessagePack at a third of its
+            size. Default ``auto``: JSON until a collector asks for the compact form (its own setting `payload`). The
+            collector and `edge-sdk watch` read both; the birth says which it is.
         resend_s: seconds without a receipt after which a Sample is sent again. Default 15: many times what a
             collector takes to commit, so that a healthy one sees few duplicates.
         power_interval_s: seconds between two readings of the board's power inside an interval, from which its energy is
@@ -134,7 +135,7 @@ class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     spool_capacity: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 86_400
     spool_bytes: Annotated[int, msgspec.Meta(ge=2**18, le=2**36)] = 128 * 2**20
     spool_horizon_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 1.0
-    payload: Literal["json", "compact"] = "json"
+    payload: Literal["auto", "json", "compact"] = "auto"
     resend_s: Seconds = 15.0
     power_interval_s: Seconds = 0.1
     idle_power_w: Annotated[float, msgspec.Meta(ge=0, le=10_000)] = 0.0

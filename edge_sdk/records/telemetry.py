@@ -161,7 +161,8 @@ class Birth(msgspec.Struct, frozen=True, kw_only=True):
     """Retained: who the device is and what its numbers mean.
 
     `payload` is the form of its Samples, so that whoever listens knows before the first one: ``json``, or ``compact``
-    (MessagePack, wire/compact.py). Both can be told apart by their first byte. `synced` as in a Sample.
+    (MessagePack, wire/compact.py). Both can be told apart by their first byte. `payloads` are the forms
+    that it would send if a collector asked for them; it is left out where there is no choice. `synced` as in a Sample.
     """
 
     v: Annotated[int, msgspec.Meta(ge=1, le=1000)]
@@ -174,6 +175,7 @@ class Birth(msgspec.Struct, frozen=True, kw_only=True):
     metrics: Annotated[tuple[MetricInfo, ...], msgspec.Meta(max_length=256)]
     interval_s: float
     payload: Literal["json", "compact"] = "json"
+    payloads: Annotated[tuple[Key, ...], msgspec.Meta(max_length=8)] | msgspec.UnsetType = msgspec.UNSET
     synced: bool | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -202,8 +204,11 @@ class Receipt(msgspec.Struct, frozen=True):
     """From the collector after its commit: every Sample of this boot up to and including `upto` is stored.
 
     `events` are the numbers of the events of this boot that were stored with it; where there are none it is left out.
+    `payload` is the form in which the collector asks for Samples, of those that the birth names; left out, it asks for
+    none, and gets JSON.
     """
 
     boot: Boot
     upto: Annotated[int, msgspec.Meta(ge=-1, le=2**63 - 1)]
     events: Annotated[tuple[Seq, ...], msgspec.Meta(max_length=EVENTS_PER_RECEIPT)] | msgspec.UnsetType = msgspec.UNSET
+    payload: Key | msgspec.UnsetType = msgspec.UNSET

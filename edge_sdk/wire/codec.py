@@ -13,6 +13,9 @@ from edge_sdk.wire import compact
 MAX_PAYLOAD_BYTES = 64 * 1024
 """A Sample is about 1 kB; 64 models with histograms stay below this. Larger payloads are refused unread."""
 
+PAYLOADS = ("json", "compact")
+"""The forms that a Sample may have."""
+
 _Record = TypeVar("_Record", telemetry.Sample, telemetry.Birth, telemetry.Status, telemetry.Event, telemetry.Receipt)
 
 _ENCODER = msgspec.json.Encoder()

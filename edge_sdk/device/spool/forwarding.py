@@ -28,6 +28,7 @@ class Forwarder:
         telemetry_topic, event_topic: where they go.
         renew: gives a Sample that says of the spool what is true now: from its bytes, the number of the oldest held of
             its boot, and how many of that boot were dropped. So a gap is told even when nothing new comes of that boot.
+        ask: told with every receipt in which form its collector asks for Samples; None where it asks for none.
     """
 
     def __init__(
@@ -38,11 +39,13 @@ class Forwarder:
         telemetry_topic: str,
         event_topic: str,
         renew: Callable[[bytes, int, int], bytes],
+        ask: Callable[[str | None], None] = lambda _: None,
     ) -> None:
         self._spool = spool
         self._link = link
         self._topics = {Kind.SAMPLE: telemetry_topic, Kind.EVENT: event_topic}
         self._renew = renew
+        self._ask = ask
         self._sending = threading.Lock()
         self._is_away = False
 
@@ -84,6 +87,7 @@ class Forwarder:
         except errors.PayloadError as error:
             _LOG.warning("a receipt was not understood: %s", error)
             return
+        self._ask(None if isinstance(receipt.payload, msgspec.UnsetType) else receipt.payload)
         events = () if isinstance(receipt.events, msgspec.UnsetType) else receipt.events
         if self._spool.receipt(receipt.boot, receipt.upto, events):
             self.send_due()
