@@ -29,13 +29,6 @@ def home(tmp_path):
     return folder
 
 
-@pytest.fixture
-def work(tmp_path):
-    folder = tmp_path / "work"
-    folder.mkdir()
-    return folder
-
-
 def edit(folder, **entries):
     """Rewrites where the first weight is said to lie."""
     proto = onnx.load(folder / "m.onnx", load_external_data=False)

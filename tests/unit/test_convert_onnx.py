@@ -18,13 +18,6 @@ from edge_sdk.host.convert.source import onnx_from_source
 NEWEST = onnx.defs.onnx_opset_version()
 
 
-@pytest.fixture
-def work(tmp_path):
-    folder = tmp_path / "work"
-    folder.mkdir()
-    return folder
-
-
 def converted(model, tmp_path, work, **options):
     return onnx_from_source(hg.save(model, tmp_path / "m.onnx"), workdir=work, **options)
 

@@ -7,25 +7,11 @@ from pathlib import Path
 import host_graphs as hg
 import numpy as np
 import pytest
+from convert_checks import refused
 
 from edge_sdk import errors
 from edge_sdk.host.convert.limits import Limits
 from edge_sdk.host.convert.source import onnx_from_source
-
-
-@pytest.fixture
-def work(tmp_path):
-    folder = tmp_path / "work"
-    folder.mkdir()
-    return folder
-
-
-def refused(source, work, *words, kind=errors.ModelError, **options):
-    with pytest.raises(kind) as caught:
-        onnx_from_source(source, workdir=work, **options)
-    for word in words:
-        assert re.search(word, str(caught.value)), f"{word!r} is not in: {caught.value}"
-    assert hg.files_below(work) == []
 
 
 def of_package(package, *parts):

@@ -11,6 +11,7 @@ import host_graphs as hg
 import numpy as np
 import onnx
 import pytest
+from convert_checks import refused
 
 from edge_sdk import errors
 from edge_sdk.engines import ort
@@ -29,21 +30,6 @@ def models(tmp_path_factory):
     done = subprocess.run([sys.executable, script, folder], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return folder
-
-
-@pytest.fixture
-def work(tmp_path):
-    folder = tmp_path / "work"
-    folder.mkdir()
-    return folder
-
-
-def refused(source, work, *words, kind=errors.ModelError, **options):
-    with pytest.raises(kind) as caught:
-        onnx_from_source(source, workdir=work, **options)
-    for word in words:
-        assert re.search(word, str(caught.value)), f"{word!r} is not in: {caught.value}"
-    assert hg.files_below(work) == []
 
 
 def answer(done, images=IMAGES):
