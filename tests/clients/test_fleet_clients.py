@@ -5,6 +5,7 @@ import base64
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -20,9 +21,15 @@ import pytest
 from edge_sdk.clock import SystemClock
 from edge_sdk.link import broker as brokers
 from edge_sdk.link.mqtt import MqttLink, MqttSettings
+from edge_sdk.records import metrics, telemetry
 from edge_sdk.testing.fleet import Fleet, Plan
-from edge_sdk.wire import sparkplug
+from edge_sdk.wire import sparkplug, topics
 from edge_sdk.wire.sparkplug import Metric, Payload
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).parents[2]
 NPM = ROOT / ".venv-clients" / "npm"
@@ -308,3 +315,58 @@ def test_npms_sparkplug_payload_reads_null_without_a_datatype_so_data_keeps_it(n
     assert sparkplug.decode(bare).metrics[0].value == 7.5
     said = decoded_by_npm(npm, tmp_path, [whole, bare])
     assert [one["metrics"][0]["value"] for one in said] == [7.5, None]
+
+
+@needs("mosquitto_sub", "mosquitto_pub", "jq")
+def test_the_recipe_for_home_assistant_leaves_a_discovery_document_for_each_metric(broker, fleet):
+    block = (ROOT / "README.md").read_text().partition("```text\nmosquitto_sub -t 'edge/v1/+/+/up/birth'")[2]
+    recipe = "mosquitto_sub -t 'edge/v1/+/+/up/birth'" + block.partition("```")[0]
+    for program in ("mosquitto_sub", "mosquitto_pub"):
+        recipe = recipe.replace(f"{program} ", f"{program} -p {broker.port} ")
+    done = subprocess.run(["bash", "-c", recipe], capture_output=True, text=True, timeout=120)
+    assert "error" not in done.stderr, done.stderr
+    heard = []
+    home = MqttLink(MqttSettings(url=broker.url, client_id="home", session_expiry_s=0))
+    home.subscribe("homeassistant/#", heard.append)
+    home.subscribe("edge/v1/+/+/up/#", heard.append)
+    home.open()
+    names = [metric.name for metric in metrics.METRICS if metric.unit and not metric.is_map]
+
+    def documents():
+        return {
+            one.topic: json.loads(one.payload)
+            for one in list(heard)
+            if one.topic.startswith("homeassistant/") and one.retained
+        }
+
+    until(lambda: len(documents()) == 3 * len(names), "a document for each metric of three devices")
+    seen = {}
+    until(
+        lambda: (
+            seen.update((one.topic, one.payload) for one in list(heard))
+            or sum("telemetry" in topic for topic in seen) == 3
+        ),
+        "Samples",
+    )
+    home.close()
+    for topic, document in documents().items():
+        prefix, component, node, name, config = topic.split("/")
+        assert (prefix, component, config) == ("homeassistant", "sensor", "config")
+        assert all(re.fullmatch(r"[a-zA-Z0-9_-]+", level) for level in (node, name))
+        assert document["unique_id"] == f"{node}_{name}"
+        assert document["value_template"] == "{{ value_json." + name + " }}"
+        assert name in json.loads(seen[document["state_topic"]])
+        assert json.loads(seen[document["availability_topic"]])["state"] == "online"
+    power = next(one for topic, one in documents().items() if topic.endswith("/power_w/config"))
+    assert (power["unit_of_measurement"], power["device_class"]) == ("W", "power")
+    assert len({one["unique_id"] for one in documents().values()}) == 3 * len(names)
+
+
+def test_the_recipe_for_telegraf_is_toml_and_names_what_a_sample_has():
+    block = (ROOT / "README.md").read_text().partition("```text\n[[inputs.mqtt_consumer]]")[2].partition("```")[0]
+    (plugin,) = tomllib.loads("[[inputs.mqtt_consumer]]" + block)["inputs"]["mqtt_consumer"]
+    fields = set(telemetry.Sample.__struct_fields__)
+    assert {plugin["json_time_key"], *plugin["json_string_fields"]} <= fields
+    (parsing,) = plugin["topic_parsing"]
+    levels = dict(zip(parsing["tags"].split("/"), str(topics.Topic("s", "d", "up/telemetry")).split("/"), strict=True))
+    assert (levels["site"], levels["device"]) == ("s", "d")
