@@ -15,7 +15,7 @@ from edge_sdk.cli import settings_file, show, signals
 from edge_sdk.cli.command import Command
 from edge_sdk.collector.answering import Answering
 from edge_sdk.collector.service import Collector, CollectorState
-from edge_sdk.collector.settings import CollectorSettings
+from edge_sdk.collector.settings import CollectorSettings, shown_database
 from edge_sdk.collector.store import migration
 from edge_sdk.link.mqtt import MqttLink
 from edge_sdk.link.protocol import LinkState
@@ -59,13 +59,14 @@ def run(arguments: argparse.Namespace) -> int:
     settings = settings_from_arguments(arguments)
     if arguments.migrate_from is not None:
         return _migrate(arguments.migrate_from, settings.database, is_json=arguments.json)
+    place = shown_database(settings.database)
     link = MqttLink(mqtt_settings(settings))
     collector = Collector(settings, link, clock.SystemClock())
     with contextlib.ExitStack() as closing, signals.Stop() as stop:
         try:
             collector.start()
             _answer(settings, collector, closing)
-            _LOG.info("storing %s of %s in %s", settings.site or "all sites", settings.broker, settings.database)
+            _LOG.info("storing %s of %s in %s", settings.site or "all sites", settings.broker, place)
             while not stop.wait(_REPORT_S):
                 state, link_state = collector.snapshot(), link.snapshot()
                 _LOG.info("%s", report_line(state, link_state))
@@ -78,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
                     )
         finally:
             collector.close()
-    summary = summary_from_state(collector.snapshot(), settings.database)
+    summary = summary_from_state(collector.snapshot(), place)
     if arguments.json:
         show.print_json(summary)
     else:

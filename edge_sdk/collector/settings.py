@@ -69,5 +69,17 @@ class CollectorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
 
     def __repr__(self) -> str:
         fields = ((name, getattr(self, name)) for name in self.__struct_fields__)
-        shown = (f"{name}={'***' if name == 'password' and value else repr(value)}" for name, value in fields)
-        return f"CollectorSettings({', '.join(shown)})"
+        hidden = {"password": "***" if self.password else "", "database": shown_database(self.database)}
+        return f"CollectorSettings({', '.join(f'{name}={hidden.get(name, value)!r}' for name, value in fields)})"
+
+
+def shown_database(database: str) -> str:
+    """Gives a database as it may be logged: of a URL neither user nor options, which may hold a password.
+
+    >>> shown_database("postgresql://me:secret@db.example/fleet?sslmode=require"), shown_database("telemetry.db")
+    ('postgresql://db.example/fleet', 'telemetry.db')
+    """
+    scheme, separator, rest = database.partition("://")
+    if not separator or scheme == "sqlite":
+        return database
+    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"

@@ -8,7 +8,7 @@ import pytest
 from edge_sdk import errors
 from edge_sdk.cli import collector, main, settings_file
 from edge_sdk.collector.service import CollectorState
-from edge_sdk.collector.settings import CollectorSettings
+from edge_sdk.collector.settings import CollectorSettings, shown_database
 from edge_sdk.link.protocol import LinkState
 
 
@@ -113,6 +113,20 @@ def test_a_key_and_a_password_come_from_where_systemd_puts_them(tmp_path, monkey
     monkeypatch.delenv("CREDENTIALS_DIRECTORY")
     with pytest.raises(errors.SettingsError, match="LoadCredential=key"):
         collector.settings_from_arguments(arguments)
+
+
+@pytest.mark.parametrize(
+    ("database", "shown"),
+    [
+        ("postgresql://me:geheim@db.example:5433/fleet?password=geheim", "postgresql://db.example:5433/fleet"),
+        ("postgresql://me:ge@heim@db/fleet", "postgresql://db/fleet"),
+        ("/var/lib/edge/telemetry.db", "/var/lib/edge/telemetry.db"),
+        ("sqlite:///a@b.db", "sqlite:///a@b.db"),
+    ],
+)
+def test_a_database_is_shown_without_what_may_be_a_password(database, shown):
+    assert shown_database(database) == shown
+    assert "heim" not in repr(CollectorSettings(database=database))
 
 
 @pytest.mark.parametrize("name", ["", "../key", "no-such"])
