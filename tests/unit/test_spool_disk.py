@@ -7,10 +7,12 @@ import stat
 import threading
 import time
 
+import msgspec
 import pytest
 
 from edge_sdk import errors
 from edge_sdk.device.spool import packing
+from edge_sdk.device.spool.forwarding import Forwarder
 from edge_sdk.device.spool.held import Limits
 from edge_sdk.device.spool.queue_file import QueueFile
 from edge_sdk.device.spool.records import Kind, News, Service
@@ -467,3 +469,30 @@ def test_what_is_set_aside_is_counted_told_and_kept(bench):
     spool.close()
     assert bench.file.with_name("queue.db.refused").read_bytes() == b"0\n"
     assert bench.open().oldest_of(spool.boot) == (1, 1)
+
+
+class Narrow:
+    """A link to a broker that takes nothing above a size."""
+
+    def __init__(self, limit_bytes):
+        self.limit_bytes, self.sent = limit_bytes, []
+
+    def publish(self, topic, payload):
+        if len(payload) > self.limit_bytes:
+            raise errors.OversizeError("too large")
+        self.sent.append(payload)
+
+    def snapshot(self):
+        return msgspec.defstruct("State", [("is_connected", bool)])(True)
+
+
+@pytest.mark.parametrize(("limit_bytes", "held", "dropped"), [(5, 3, 0), (50, 2, 1)])
+def test_what_a_broker_never_takes_is_set_aside_only_where_others_pass(bench, limit_bytes, held, dropped):
+    spool, link = bench.open(), Narrow(limit_bytes)
+    forwarder = Forwarder(spool, link, telemetry_topic="t", event_topic="e", renew=lambda payload, *_: payload)
+    for seq, size in enumerate((10, 100, 10)):
+        forwarder.keep(seq, b"x" * size)
+    for _ in range(3):
+        forwarder.send_due()
+        bench.clock.advance(11.0)
+    assert (spool.snapshot().held, spool.snapshot().dropped) == (held, dropped)

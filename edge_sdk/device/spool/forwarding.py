@@ -47,7 +47,7 @@ class Forwarder:
         self._renew = renew
         self._ask = ask
         self._sending = threading.Lock()
-        self._is_away = False
+        self._is_away = self._do_others_pass = False
 
     def make_room(self) -> SpoolState:
         """Makes room for the next Sample, so that it can tell of what was dropped for it; gives the state then."""
@@ -77,6 +77,7 @@ class Forwarder:
 
     def reconnected(self) -> None:
         """Sends on, on a new connection, also what an earlier one may have lost."""
+        self._do_others_pass = False
         self._spool.reconnected()
         self.send_due()
 
@@ -106,15 +107,22 @@ class Forwarder:
             try:
                 self._link.publish(self._topics[record.kind], payload)
             except errors.OversizeError as error:
-                self._set_aside(record, error)
-                oldest[record.boot] = self._spool.oldest_of(record.boot)  # so that the next one tells of the gap
+                if self._do_others_pass:
+                    self._set_aside(record, error)
+                    oldest[record.boot] = self._spool.oldest_of(record.boot)  # so that the next one tells of the gap
             except errors.LinkError:
                 self._spool.put_back(due[position:])
                 raise
+            else:
+                self._do_others_pass |= record.kind is Kind.SAMPLE
         return len(due) == _AT_ONCE
 
     def _set_aside(self, record: Record, error: errors.OversizeError) -> None:
-        """No receipt would ever go past it: better a gap that is counted and told."""
+        """No receipt would ever go past it: better a gap that is counted and told.
+
+        Only where other Samples pass: a broker that takes none at all is set up wrongly, and everything is kept for
+        the day it is mended.
+        """
         if self._spool.set_aside(record, str(error)):
             _LOG.warning("record %d of boot %s is set aside: %s", record.seq, record.boot, error)
 
