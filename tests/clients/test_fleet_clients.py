@@ -1,5 +1,5 @@
-"""Tools that people already run, unmodified, on live telemetry: mosquitto_sub and jq, Node-RED, psql, Prometheus, AsyncAPI,
-Sparkplug."""
+"""Tools that people already run, unmodified, on live telemetry: mosquitto_sub and jq, Node-RED, psql, Prometheus,
+VictoriaMetrics, AsyncAPI, Sparkplug, Home Assistant."""
 
 import base64
 import contextlib
@@ -370,3 +370,25 @@ def test_the_recipe_for_telegraf_is_toml_and_names_what_a_sample_has():
     (parsing,) = plugin["topic_parsing"]
     levels = dict(zip(parsing["tags"].split("/"), str(topics.Topic("s", "d", "up/telemetry")).split("/"), strict=True))
     assert (levels["site"], levels["device"]) == ("s", "d")
+
+
+@needs("victoria-metrics")
+def test_victoria_metrics_scrapes_the_collectors_page(broker, fleet, tmp_path):
+    web, own = free_port(), free_port()
+    config = tmp_path / "scrape.yml"
+    config.write_text(json.dumps({"scrape_configs": [
+        {"job_name": "edge", "scrape_interval": "1s", "static_configs": [{"targets": [f"127.0.0.1:{web}"]}]}]}))  # fmt: skip
+    command = [
+        "victoria-metrics", f"-promscrape.config={config}", f"-httpListenAddr=127.0.0.1:{own}",
+        f"-storageDataPath={tmp_path / 'victoria'}", "-memory.allowedBytes=64MB",
+    ]  # fmt: skip
+
+    def series():
+        question = f"http://127.0.0.1:{own}/api/v1/series?match[]=edge_memory_used_bytes"
+        with contextlib.suppress(OSError), urllib.request.urlopen(question, timeout=5) as answer:
+            return {one["device"] for one in json.load(answer)["data"]}
+        return set()
+
+    with collector(broker, str(tmp_path / "t.db"), f"127.0.0.1:{web}"), running(command):
+        until(lambda: len(series()) == 3, "three devices in VictoriaMetrics")
+        assert series() == {"sim-00000", "sim-00001", "sim-00002"}

@@ -374,6 +374,26 @@ def test_a_primary_host_that_goes_away_ends_the_session_and_its_return_begins_an
     assert led.next("DBIRTH").by_name["seq"].value == 1
 
 
+def test_a_session_that_found_no_room_in_the_link_begins_later(rig):
+    rig.born(sample())
+    link, refused = rig.links[0], []
+    publish = link.publish
+
+    def full(topic, payload, **rest):
+        refused.append(topic)
+        raise errors.LinkError("no room")
+
+    link.publish = full
+    rig.command()
+    until(lambda: refused)
+    rig.bridge.tick()
+    assert rig.bridge.snapshot().sessions == 0
+    link.publish = publish
+    rig.bridge.tick()
+    assert rig.next("NBIRTH").payload.seq == 0
+    assert rig.next("DBIRTH").by_name["seq"].value == 0
+
+
 @tck("topic-structure-namespace-valid-group-id", "topic-structure-namespace-valid-edge-node-id")
 @pytest.mark.parametrize("option", ["--group", "--primary-host"])
 @pytest.mark.parametrize("text", ["a/b", "a+", "#"])

@@ -120,7 +120,7 @@ class Bridge:
             node.close()
 
     def tick(self) -> None:
-        """Does what time asks for: devices that are silent or out of reach end, stranded nodes connect anew."""
+        """Does what time asks for: devices that are silent or out of reach end, sessions that are due begin."""
         is_reachable = self._source.snapshot().is_connected
         now_s = self._clock.boot_s()
         for (site, device), seen in list(self._seen.items()):
@@ -128,7 +128,7 @@ class Bridge:
             if not is_reachable or now_s - seen.heard_s > silent_s:
                 self._node(site).bury(device)
         for node in list(self._nodes.values()):
-            node.reconnect_if_stranded()
+            node.mend()
 
     def snapshot(self) -> BridgeState:
         """Gives the state at this moment."""

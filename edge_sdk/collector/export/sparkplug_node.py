@@ -90,10 +90,15 @@ class Node:
         if link is not None:
             link.close()
 
-    def reconnect_if_stranded(self) -> None:
-        """Begins a new connection where the primary host went away; not to be called on the link's thread."""
+    def mend(self) -> None:
+        """Begins a session where one is due and could not begin; not to be called on the link's thread.
+
+        The primary host went away: that asks for a new connection. Or the link had no room for the NBIRTH.
+        """
         with self._lock:
             is_stranded, self._is_stranded = self._is_stranded, False
+            if self._is_connected and self._is_host_online and not self._is_born:
+                self._publish_births()
         if is_stranded:
             self.close()
             self.open()
