@@ -48,7 +48,7 @@ exec $SYSTEMD --system --unit=edge.target --log-target=console --log-level=info 
 
 WAYS = '''
 """A back end that misbehaves when it is told to: by a file while it loads, by its input while it runs."""
-import os, signal, time
+import os, signal, threading, time, urllib.request
 from pathlib import Path
 import numpy as np
 from edge_sdk.records.tensors import TensorSpec
@@ -57,6 +57,24 @@ class Backend:
     def __init__(self, model, options):
         if Path("/srv/crash_at_load").exists():
             os.kill(os.getpid(), signal.SIGSEGV)
+        way = Path("/srv/ways") / model.parent.name
+        word = way.read_text() if way.exists() else ""
+        if word == "segfault at load":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if word == "hang at load":
+            time.sleep(3600)
+        if word == "crash after READY":
+            threading.Thread(target=self.crash_when_ready, daemon=True).start()
+
+    def crash_when_ready(self):
+        while True:
+            try:
+                urllib.request.urlopen("http://127.0.0.1:8000/v2/health/ready", timeout=5).close()
+                break
+            except OSError:
+                time.sleep(0.05)
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGSEGV)
 
     def inputs(self):
         return (TensorSpec("x", "float32", (None, 3)),)
@@ -75,6 +93,21 @@ class Backend:
     def close(self):
         pass
 '''
+
+REPOSITORY = """
+model_repository = "/srv/models"
+backend = "misbehaving:Backend"
+device = "cam-7"
+http_port = 8000
+trial_window_s = 3
+
+[models.tiny]
+instances = 1
+"""
+"""Settings for a repository that is filled by `Namespace.install`."""
+
+FORGETFUL = "[Service]\nExecStartPre=-/bin/rm -f %S/edge-sdk/trials.json\n"
+"""A daemon that does not know what the start before died of, for controls."""
 
 DEVICE = """
 bundles = ["/srv/tiny.edge"]
@@ -168,16 +201,16 @@ def why_not():
 class Namespace:
     """A running systemd with our device unit in it."""
 
-    def __init__(self, stage, bundle, *, watchdog_s=2, burst=4):
+    def __init__(self, stage, bundle, *, watchdog_s=2, burst=4, settings=DEVICE):
         self.stage = stage
         self.srv = stage / "srv"
-        for folder in (self.srv / "units", self.srv / "log"):
+        for folder in (self.srv / "units", self.srv / "log", self.srv / "models", self.srv / "ways"):
             folder.mkdir(parents=True)
         shutil.copytree(bundle, self.srv / "tiny.edge")
         (self.srv / "misbehaving.py").write_text(WAYS)
         (self.srv / "loader.py").write_text(LOADER)
         self.background = []
-        (self.srv / "device.toml").write_text(DEVICE)
+        (self.srv / "device.toml").write_text(settings)
         self._write_units(watchdog_s, burst)
         for path in (stage, *stage.rglob("*")):
             path.chmod(0o755 if path.is_dir() else 0o644)
@@ -304,6 +337,37 @@ class Namespace:
 
     def crash_at_load(self):
         (self.srv / "crash_at_load").write_text("")
+
+    def install(self, bundle, way=""):
+        """Puts a bundle into the repository, whole at once; it behaves in its way."""
+        (self.srv / "ways" / bundle.name).write_text(way)
+        staging = self.srv / "models" / f".{bundle.name}"
+        shutil.copytree(bundle, staging)
+        for path in (staging, *staging.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        staging.rename(staging.with_name(bundle.name))
+
+    def drop_in(self, text):
+        """Changes the device unit."""
+        file = self.srv / "units/edge-sdk-device.service.d/without.conf"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+        self.systemctl("daemon-reload")
+
+    def forget_trials(self):
+        """Lets every version begin anew."""
+        (self.stage / "var_lib/edge-sdk/trials.json").unlink(missing_ok=True)
+
+    def trials(self):
+        """What the device holds of each version, by its version."""
+        file = self.stage / "var_lib/edge-sdk/trials.json"
+        found = json.loads(file.read_text())["versions"] if file.exists() else []
+        return {one["version"]: one for one in found}
+
+    def ask(self, path="/v2/models/tiny"):
+        """Gives what a GET answers; empty where nobody does."""
+        said = self.run("curl", "-s", "-m", "2", f"http://127.0.0.1:8000{path}").stdout
+        return json.loads(said) if said.startswith("{") else {}
 
     def closing(self):
         """What the daemon wrote at its end."""

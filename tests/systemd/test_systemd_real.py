@@ -121,9 +121,20 @@ def test_a_storm_of_crashes_stops_and_is_told_once(run):
     assert one.last_end().split()[0] in ("signal", "core-dump")
 
 
+def test_a_bundle_that_crashes_at_each_start_is_left_out_and_the_daemon_stays(run):
+    one = run(burst=10)
+    one.crash_at_load()
+    one.systemctl("start", "--no-block", "edge-sdk-device.service")
+    one.wait_until_ready(timeout_s=90)
+    one.wait_for(lambda: one.ask("/v2").get("name"), START_S)
+    assert "error" in one.ask()
+    assert (one.show()["NRestarts"], one.fired()) == ("3", [])
+
+
 def test_without_a_limit_the_storm_goes_on(run):
-    """The control: what stops the storm is the limit."""
+    """The control: what stops the storm is the limit, where no version gives way to another."""
     one = run(burst=1000)
+    one.drop_in(namespace.FORGETFUL)
     one.crash_at_load()
     one.systemctl("start", "--no-block", "edge-sdk-device.service")
     one.wait_for(lambda: int(one.show().get("NRestarts", 0)) >= 5, 120)
