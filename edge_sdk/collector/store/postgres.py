@@ -225,7 +225,7 @@ class PostgresStore(SqlWriting):
         }
 
     def _insert(self, rows: Sequence[NewRow]) -> None:
-        for day in {int(row.received_t // _DAY_S) for row in rows} - self._days - self._new_days:
+        for day in {int(received_t // _DAY_S) for _, _, _, received_t, _ in rows} - self._days - self._new_days:
             self._make_day(day)
         with (
             self._db.cursor() as cursor,
