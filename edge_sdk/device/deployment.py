@@ -153,8 +153,11 @@ class Deployment:
 
         What can't be built is told as news, and what is served stays.
         """
-        while self._unfinished:
-            name = self._unfinished.pop(0)
+        while True:
+            try:
+                name = self._unfinished.pop(0)
+            except IndexError:  # no more, or `stop` has emptied it this moment
+                return
             try:
                 self._load(name)
             except errors.EdgeError as error:
