@@ -315,6 +315,7 @@ def test_an_end_on_purpose_is_told_before_the_goodbye(rig):
     rig.bridge.close()
     assert rig.next("NDEATH").by_name["bdSeq"].value == 0
     assert rig.is_silent()
+    assert rig.qos[-1] == ("NDEATH", 1, False)
 
 
 @tck(
