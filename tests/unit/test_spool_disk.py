@@ -487,7 +487,7 @@ class Narrow:
 
 
 @pytest.mark.parametrize(("limit_bytes", "held", "dropped"), [(5, 3, 0), (50, 2, 1)])
-def test_what_a_broker_never_takes_is_set_aside_only_where_others_pass(bench, limit_bytes, held, dropped):
+def test_what_a_broker_never_takes_is_set_aside_only_where_others_pass(bench, limit_bytes, held, dropped, caplog):
     spool, link = bench.open(), Narrow(limit_bytes)
     forwarder = Forwarder(spool, link, telemetry_topic="t", event_topic="e", renew=lambda payload, *_: payload)
     for seq, size in enumerate((10, 100, 10)):
@@ -496,3 +496,4 @@ def test_what_a_broker_never_takes_is_set_aside_only_where_others_pass(bench, li
         forwarder.send_due()
         bench.clock.advance(11.0)
     assert (spool.snapshot().held, spool.snapshot().dropped) == (held, dropped)
+    assert sum("too large" in record.message for record in caplog.records) == 1

@@ -47,7 +47,7 @@ class Forwarder:
         self._renew = renew
         self._ask = ask
         self._sending = threading.Lock()
-        self._is_away = self._do_others_pass = False
+        self._is_away = self._do_others_pass = self._is_narrow = False
 
     def make_room(self) -> SpoolState:
         """Makes room for the next Sample, so that it can tell of what was dropped for it; gives the state then."""
@@ -110,6 +110,9 @@ class Forwarder:
                 if self._do_others_pass:
                     self._set_aside(record, error)
                     oldest[record.boot] = self._spool.oldest_of(record.boot)  # so that the next one tells of the gap
+                elif not self._is_narrow:
+                    self._is_narrow = True
+                    _LOG.warning("%s; it is kept: raise the broker's limit", error)
             except errors.LinkError:
                 self._spool.put_back(due[position:])
                 raise
