@@ -158,6 +158,17 @@ def test_a_compiler_that_refuses_is_told_and_nothing_changes(deploy, repository,
     )
 
 
+def test_an_orderly_end_in_the_middle_of_a_build_is_not_told_as_a_refusal(deploy, repository):
+    deployment, _ = deploy()
+    finishing = threading.Thread(target=deployment.finish)
+    finishing.start()
+    wait_until(lambda: "engine_progress" in {news.kind for news in deployment.take_news()})
+    deployment.stop()
+    finishing.join(20)
+    assert not finishing.is_alive()
+    assert {news.kind for news in deployment.take_news()} <= {"engine_progress"}
+
+
 def test_without_a_state_folder_the_start_says_what_is_missing(backend, repository):
     with pytest.raises(errors.BundleError, match="holds no engine for this machine"):
         Deployment(DaemonSettings(backend=backend, model_repository=str(repository)), clocks=FakeClock())

@@ -36,6 +36,7 @@ class Finisher:
         self._lock = threading.Lock()
         self._news: list[News] = []
         self._step: News | None = None
+        self._is_stopped = False
 
     def is_wanting(self, folder: Path) -> bool:
         """Tells whether a bundle has no engine for this machine, and one can be built."""
@@ -64,7 +65,8 @@ class Finisher:
         try:
             self._builder.build(folder, lambda *step: self._note(folder, *step))
         except errors.EdgeError as error:
-            self._say(News("engine_refused", f"{folder.name}: {error}"[:2000], _about(folder)))
+            if not self._is_stopped:  # an orderly end is no refusal; the next start builds it
+                self._say(News("engine_refused", f"{folder.name}: {error}"[:2000], _about(folder)))
             raise
         self._say(News("engine_built", f"built an engine of {folder.name} for this machine", _about(folder)))
 
@@ -84,6 +86,7 @@ class Finisher:
 
     def stop(self) -> None:
         """Ends a build that runs."""
+        self._is_stopped = True
         if self._builder is not None:
             self._builder.stop()
 
