@@ -1,6 +1,7 @@
 """Versions that crash the daemon: what a start reads from the file that the one before left, and what is served then."""
 
 import contextlib
+import io
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import hypothesis
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import strategies as st
 
@@ -282,6 +284,27 @@ def test_a_load_by_hand_takes_the_older_one_where_the_newest_is_bad(device):
         one.unload("tiny")
         one.load("tiny")
         assert [model.version for model in one.models] == ["1"]
+
+
+def with_golden(folder, answer):
+    """Makes an INT8 bundle of one, with one golden sample that is to be answered so."""
+    manifest = bundles.read_manifest(folder)
+    arrays = {"prepared.x": np.ones((1, 3)), "float.y": answer, "int8.y": answer, "tolerance.y": np.float64(0.1)}
+    stream = io.BytesIO()
+    np.savez(stream, **{name: np.asarray(array, np.float32) for name, array in arrays.items()})
+    files = {name: (folder / name).read_bytes() for name in manifest.files}
+    files |= {bundles.GOLDEN: stream.getvalue(), bundles.INT8_MODEL: files[bundles.FLOAT_MODEL]}
+    entries = {name: bundles.file_entry(content) for name, content in files.items()}
+    changed = msgspec.structs.replace(manifest, files=entries, precision="int8")
+    bundles.write_bundle(folder, changed, files, replace=True)
+
+
+@pytest.mark.parametrize(("answer", "served"), [([[0.0, 0.0]], "tiny 2"), ([[5.0, 0.0]], "tiny 1")])
+def test_a_new_version_answers_its_golden_samples_before_it_is_served(device, answer, served):
+    assert device.start() == "tiny 1"
+    device.add(2)
+    with_golden(device.folder / "2", answer)  # the back end of this test gives zeros
+    assert device.start() == served
 
 
 @contextlib.contextmanager
