@@ -99,6 +99,16 @@ def test_a_working_opset_stays(tmp_path, work, opset):
     assert_same_answers(tmp_path / "m.onnx", done.path, image=np.ones((3, 1, 8, 8), np.float32))
 
 
+def test_cleaning_says_that_operators_were_written_out(tmp_path, work):
+    nodes = [
+        helper.make_node("Conv", ["image", "w"], ["a"], "conv"),
+        helper.make_node("HardSwish", ["a"], ["scores"], "swish"),
+    ]
+    model = hg.graph(nodes, [hg.weight("w", 4, 1, 3, 3)], {"image": ["N", 1, 8, 8]}, {"scores": ["N", 4, 6, 6]})
+    done = converted(model, tmp_path, work)
+    assert re.search(r"some operators written out as several simple ones \(2 nodes to 3\)", done.notes[-1])
+
+
 def test_cleaning_folds_what_is_constant_and_says_how_far_outputs_moved(tmp_path, work):
     done = converted(hg.residual(), tmp_path, work)
     kinds = [node.op_type for node in onnx.load(done.path).graph.node]

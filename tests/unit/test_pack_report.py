@@ -151,6 +151,17 @@ def test_what_was_decided_is_told_with_its_reasons():
     assert "layer" not in found.tags
 
 
+@pytest.mark.parametrize(
+    ("int8_bytes", "words"),
+    [
+        (200_000, "<b>3.5x</b><span>smaller than the float model"),
+        (770_000, "<b>1.1x</b><span>larger than the float model"),
+    ],
+)
+def test_a_model_that_grew_is_not_called_smaller(int8_bytes, words):
+    assert words in page.page_bytes(made(int8_bytes=int8_bytes)).decode()
+
+
 def test_a_plain_build_has_no_such_parts():
     text = " ".join(read().words).replace("\u00a0", " ")
     for word in ("What was refused", "Sensitivity", "Corrections tried", "worth it"):

@@ -154,9 +154,18 @@ def _cleaned(proto: onnx.ModelProto, target: Path, before: probe.Reference) -> t
     moved = probe.difference_text(found)
     if not found.is_within_tolerance:
         return proto, f"not cleaned: that would have moved its outputs {moved}"
-    return cleaned, (
-        f"cleaned from {len(proto.graph.node)} nodes to {len(cleaned.graph.node)}, which moved its outputs {moved}"
-    )
+    return cleaned, f"{_cleaning_text(len(proto.graph.node), len(cleaned.graph.node))}, which moved its outputs {moved}"
+
+
+def _cleaning_text(before: int, after: int) -> str:
+    """Says what cleaning did; it writes operators such as HardSwish out as several simple ones.
+
+    >>> _cleaning_text(65, 77)
+    'cleaned, with some operators written out as several simple ones (65 nodes to 77)'
+    """
+    if after > before:
+        return f"cleaned, with some operators written out as several simple ones ({before} nodes to {after})"
+    return f"cleaned from {before} nodes to {after}"
 
 
 def _fold_casts(graph: onnx.GraphProto) -> None:

@@ -37,14 +37,12 @@ def page_bytes(report: Report) -> bytes:
 def _head(report: Report, title: str) -> str:
     verdict = report.verdict
     kind = "good" if verdict.passed else "bad"
-    packed_bytes = report.int8_bytes or report.half_bytes
-    shrink = f"{report.float_bytes / packed_bytes:.1f}x" if packed_bytes else "-"
     cards = (
         (markup.percent(verdict.float_score), f"float {verdict.metric}"),
         (markup.percent(verdict.int8_score), f"{_as_judged(report)} {verdict.metric}"),
         (f"{verdict.drop:+.2f}", f"points lost, {verdict.max_drop:g} allowed"),
         (f"{100 * report.int8_compute_ratio:.1f} %", "of the arithmetic in INT8"),
-        (shrink, "smaller than the float model"),
+        _size(report.float_bytes, report.int8_bytes or report.half_bytes),
     )
     boxes = "".join(
         f'<div class="card"><b>{markup.text(value)}</b><span>{markup.text(label)}</span></div>'
@@ -56,6 +54,15 @@ def _head(report: Report, title: str) -> str:
         f'<div class="cards">{boxes}</div>'
         f"<p class='soft'>Takes {markup.specs(report.inputs)}; gives {markup.specs(report.outputs)}.</p>"
     )
+
+
+def _size(float_bytes: int, packed_bytes: int) -> tuple[str, str]:
+    """Gives by how much the packed model is smaller, or larger: in a tiny network Q/DQ outweighs the weights."""
+    if not packed_bytes:
+        return "-", "smaller than the float model"
+    larger, smaller = max(float_bytes, packed_bytes), min(float_bytes, packed_bytes)
+    word = "smaller" if packed_bytes <= float_bytes else "larger"
+    return f"{larger / smaller:.1f}x", f"{word} than the float model"
 
 
 def _accuracy(report: Report) -> str:
