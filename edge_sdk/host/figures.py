@@ -37,7 +37,8 @@ def packed(
 ) -> tuple[bundles.Bundle, report.Report]:
     """Writes the bundle and gives it with its report; see `pack.bundle.packed` for what it raises."""
     with job.stages("pack"):
-        figures = _report(job, data, graph, judged, background)
+        float_model = graph.model.content()
+        figures = _report(job, data, graph, judged, background, float_bytes=model_file.size_bytes(float_model))
         int8 = judged.int8
         calibration = Calibration(
             method=figures.method,
@@ -48,7 +49,7 @@ def packed(
             ranges=_ranges(int8) if int8 else {},
         )
         artefacts = packing.Artefacts(
-            float_model=graph.model.content(),
+            float_model=float_model,
             int8_model=int8.content if int8 else None,
             half_model=judged.half.content if judged.half else None,
             cpu_model=judged.cpu.content if judged.cpu else None,
@@ -63,7 +64,9 @@ def packed(
         return packing.packed(job.target, artefacts, replace=job.force), figures
 
 
-def _report(job: Job, data: Opened, graph: Graph, judged: Judged, background: Background) -> report.Report:
+def _report(
+    job: Job, data: Opened, graph: Graph, judged: Judged, background: Background, *, float_bytes: int
+) -> report.Report:
     int8 = judged.int8
     words = judged.compiler
     placed = int8.placed if int8 else graph.placed
@@ -84,7 +87,7 @@ def _report(job: Job, data: Opened, graph: Graph, judged: Judged, background: Ba
         pinned=placed.pinned,
         int8_nodes=len(int8_nodes),
         int8_compute_ratio=macs.int8_compute_ratio(graph.macs, int8_nodes),
-        float_bytes=model_file.size_bytes(graph.model.content()),
+        float_bytes=float_bytes,
         int8_bytes=len(int8.content) if int8 else 0,
         half_bytes=len(judged.half.content) if judged.half else 0,
         compiler=report.CompilerWords(words.name, words.version, words.ok, words.messages),
