@@ -137,7 +137,7 @@ class Spool:
     def set_aside(self, record: Record, reason: str) -> bool:
         """Takes out a record that its receiver will never take, so that receipts go on past it.
 
-        It is counted as dropped, told as an event, and kept beside the queue, where there is one.
+        It is counted as dropped, a Sample told as an event, and kept beside the queue, where there is one.
 
         Args:
             record: as `take_due` gave it.
@@ -156,7 +156,8 @@ class Spool:
                 "seq": record.seq,
                 "bytes": len(payload),
             }
-            self._tell(News("record_refused", f"set aside, and counted as dropped: {reason}"[:2000], details))
+            if record.kind is Kind.SAMPLE:  # of an event that is too large no other one tells, which may be so as well
+                self._tell(News("record_refused", f"set aside, and counted as dropped: {reason}"[:2000], details))
             if self._writer is not None:
                 self._writer.keep_refused(payload)
             self._wake(is_flushing=True)
