@@ -67,6 +67,7 @@ class Mark(NamedTuple):
 
 def parse_message(message: Message, received_t: float) -> Arrival | Refusal:
     """Gives the record in `message`, or why it is refused."""
+    payload = message.payload
     try:
         topic = _parsed_topic(message.topic)
         kind = codec.UP_RECORDS.get(topic.leaf)
@@ -74,14 +75,14 @@ def parse_message(message: Message, received_t: float) -> Arrival | Refusal:
         return _refusal(message, received_t, "topic", str(error))
     if kind is None:
         return _refusal(message, received_t, "topic", f"no device speaks on {topic.leaf}")
-    if len(message.payload) > codec.MAX_PAYLOAD_BYTES:
-        reason = f"payload of {len(message.payload)} bytes; at most {codec.MAX_PAYLOAD_BYTES} are read"
+    if len(payload) > codec.MAX_PAYLOAD_BYTES:
+        reason = f"payload of {len(payload)} bytes; at most {codec.MAX_PAYLOAD_BYTES} are read"
         return _refusal(message, received_t, "size", reason)
     try:
-        record: Record = codec.from_bytes(message.payload, kind)
+        record: Record = codec.from_bytes(payload, kind)
         if isinstance(record, telemetry.Sample):
             _check_sample(record)
-        text = _text(message.payload, record)
+        text = _text(payload, record)
     except errors.PayloadError as error:
         return _refusal(message, received_t, "schema", str(error))
     if not isinstance(record, telemetry.Status) and record.device != topic.device:

@@ -72,6 +72,8 @@ class Settled:
         """Gives the stored sequence numbers above the mark, those of the batch included; None if not known."""
         if mark is None or self._upto.get(boot) != mark.upto:
             return None
+        if seqs == list(range(mark.upto + 1, mark.upto + 1 + len(seqs))):  # nothing but the next ones, in order
+            return seqs
         fresh = sorted({seq for seq in seqs if seq > mark.upto})
         return fresh if not fresh or fresh[-1] == mark.upto + len(fresh) else None
 
@@ -204,7 +206,7 @@ def commit(store: Store, batch: Batch, settled: Settled) -> Outcome:
         known = store.marks(batch.said)
         marks = {boot: _mark(known[boot]) for boot in batch.said}
         is_new = store.add_samples(batch.samples)
-        late = _late(batch.samples, is_new, marks)
+        late = _late(batch, is_new, marks)
         easy = {
             boot: None if said.is_ended else settled.above(boot, marks[boot], said.seqs)
             for boot, said in batch.said.items()
@@ -246,11 +248,17 @@ def _mark(row: tuple[int, int] | None) -> ingest.Mark | None:
     return None if row is None else ingest.Mark(*row)
 
 
-def _late(samples: Sequence[SampleRow], is_new: Sequence[bool], marks: dict[Boot, ingest.Mark | None]) -> Counter[Boot]:
+def _late(batch: Batch, is_new: Sequence[bool], marks: dict[Boot, ingest.Mark | None]) -> Counter[Boot]:
     """Counts by boot the new Samples that were not above the mark: they had been counted as lost."""
     late: Counter[Boot] = Counter()
-    known = {boot: mark.upto for boot, mark in marks.items() if mark is not None}
-    for sample, new in zip(samples, is_new, strict=True):
+    known = {
+        boot: mark.upto
+        for boot, mark in marks.items()
+        if mark is not None and min(batch.said[boot].seqs, default=_SEQ_END) <= mark.upto
+    }
+    if not known:
+        return late
+    for sample, new in zip(batch.samples, is_new, strict=True):
         boot = (sample.device, sample.boot)
         if new and sample.seq <= known.get(boot, -1):  # type: ignore[call-overload]  # a Boot equals its pair
             late[Boot(*boot)] += 1

@@ -6,11 +6,13 @@ base-128 varint, least significant group first (as in Protocol Buffers); a run o
 
 import base64
 import binascii
+import operator
 import sys
 
 from edge_sdk import errors
 from edge_sdk.records import histograms
 
+_LENGTH = operator.itemgetter(0)
 MAX_BUCKETS = 4096
 """At scale 6 this spans 2**64: more than from a nanosecond to a century."""
 
@@ -79,9 +81,12 @@ def check_text(text: str) -> None:
     if at > len(raw) or at > 12 or raw[0] > 40 or (at > 1 and raw[at - 2] > 127) or not raw[at:].isascii():
         from_text(text)  # a number of several bytes, or wrong
         return
-    first, *runs = raw[at:].split(b"\0")
+    runs = raw[at:].split(b"\0")[1:]
     # After the 0 of a run of empty buckets its length, then one byte for each bucket that is not empty.
-    size = len(first) + sum([run[0] + len(run) - 1 if run else MAX_BUCKETS for run in runs])
+    try:
+        size = len(raw) - at - 2 * len(runs) + sum(map(_LENGTH, runs))
+    except IndexError:  # a run without a length
+        size = -1
     if size != raw[at - 1]:
         from_text(text)
 

@@ -163,6 +163,8 @@ class SqliteStore(SqlWriting):
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute("PRAGMA journal_size_limit = 67108864")
+        # 16 MB: an index page that many commits have changed is copied once for all of them.
+        self._db.execute("PRAGMA wal_autocheckpoint = 4000")
         if is_empty:
             self._db.executescript(
                 f"BEGIN IMMEDIATE; {schema.SQLITE} PRAGMA application_id = {_APPLICATION_ID}; "

@@ -1,6 +1,7 @@
 """What storing means in any SQL database: which Sample is new, what a device's newest is, marks, events, refusals."""
 
 import abc
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -71,7 +72,36 @@ class SqlWriting(abc.ABC):
 
     def add_samples(self, rows: Sequence[SampleRow]) -> list[bool]:
         """Stores Samples; gives for each whether it was new."""
-        self._learn((row.device, row.boot, row.site) for row in rows)
+        self._learn_rows(rows)
+        fresh = self._following(rows)
+        if fresh is not None:
+            is_new = [True] * len(rows)
+        else:
+            is_new, fresh = self._sifted(rows)
+        if fresh:
+            self._insert(fresh)
+            self._note_newest(rows if len(fresh) == len(rows) else list(itertools.compress(rows, is_new)))
+        return is_new
+
+    def _following(self, rows: Sequence[SampleRow]) -> list[NewRow] | None:
+        """Gives what to insert where each row is newer than all before it of its boot, as most are; else None."""
+        newest: dict[BootKey, int] = {}
+        numbers: dict[BootKey, int] = {}
+        fresh: list[Any] = []  # as NewRow, whose making costs as much as all else here
+        for device, _, boot, seq, t, received_t, payload in rows:
+            key = device, boot
+            before = newest.get(key)
+            if before is None:
+                source = self._known[key]
+                before, numbers[key] = max(source.newest_seq, source.pruned_upto), source.number
+            if seq <= before:
+                return None
+            newest[key] = seq
+            fresh.append((numbers[key], seq, t, received_t, payload))
+        return fresh
+
+    def _sifted(self, rows: Sequence[SampleRow]) -> tuple[list[bool], list[NewRow]]:
+        """Gives for each row whether it is new, and what to insert."""
         known = self._known
         maybe = [
             (source.number, row.seq)
@@ -89,10 +119,7 @@ class SqlWriting(abc.ABC):
             if new:
                 seen.add(key)
                 fresh.append(NewRow(source.number, seq, t, received_t, payload))
-        if fresh:
-            self._insert(fresh)
-            self._note_newest([row for row, new in zip(rows, is_new, strict=True) if new])
-        return is_new
+        return is_new, fresh
 
     def set_marks(self, marks: Mapping[BootKey, Mark]) -> None:
         """Stores how far the records of boots have arrived."""
@@ -173,18 +200,29 @@ class SqlWriting(abc.ABC):
         if missing:
             self._known |= self._sources(missing)
 
+    def _learn_rows(self, rows: Iterable[SampleRow]) -> None:
+        known = self._known
+        missing = {(row[0], row[2]): row[1] for row in rows if (row[0], row[2]) not in known}
+        if missing:
+            self._learn((*key, site) for key, site in missing.items())
+
     def _note_newest(self, rows: Sequence[SampleRow]) -> None:
         """Remembers the newest Sample of each boot, and of each device."""
-        by_boot: dict[BootKey, int] = {}
-        by_device: dict[str, SampleRow] = {}
+        newest: dict[BootKey, SampleRow] = {}
+        sites: dict[BootKey, str] = {}
+        by_device: dict[str, tuple[float, int, SampleRow]] = {}
         for row in rows:
-            key = (row.device, row.boot)
-            by_boot[key] = max(by_boot.get(key, -1), row.seq)
-            before = by_device.get(row.device)
-            if before is None or (_known_t(row), row.seq) >= (_known_t(before), before.seq):
-                by_device[row.device] = row
-        newer = {key: seq for key, seq in by_boot.items() if seq > self._known[key].newest_seq}
-        sites = {(row.device, row.boot): row.site for row in rows}
+            device, site, boot, seq, t, received_t, _ = row
+            key = device, boot
+            if key not in newest or seq > newest[key][3]:
+                newest[key] = row
+            sites[key] = site
+            # When it was taken at the latest: a clock that was ahead once must not hide all that comes later.
+            known_t = min(t, received_t)
+            before = by_device.get(device)
+            if before is None or known_t > before[0] or (known_t == before[0] and seq >= before[1]):
+                by_device[device] = known_t, seq, row
+        newer = {key: row.seq for key, row in newest.items() if row.seq > self._known[key].newest_seq}
         self.write(
             "UPDATE sources SET newest_seq = ?, site = ? WHERE id = ?",
             [(seq, sites[key], self._known[key].number) for key, seq in newer.items()],
@@ -195,12 +233,7 @@ class SqlWriting(abc.ABC):
             "ON CONFLICT (device) DO UPDATE SET site = excluded.site, source = excluded.source, seq = excluded.seq, "
             "t = excluded.t WHERE excluded.t >= devices.t",
             [
-                (name, row.site, self._known[name, row.boot].number, row.seq, _known_t(row))
-                for name, row in sorted(by_device.items())
+                (name, row.site, self._known[name, row.boot].number, seq, known_t)
+                for name, (known_t, seq, row) in sorted(by_device.items())
             ],
         )
-
-
-def _known_t(row: SampleRow) -> float:
-    """Gives when a Sample was taken at the latest: a clock that was ahead once must not hide all that comes later."""
-    return min(row.t, row.received_t)
