@@ -265,3 +265,17 @@ def test_boots_sort_in_the_order_of_their_starts_whatever_the_clock_says(last):
     first = reports.boot_id(started_s=12.0, random_bits=5, last=last)
     second = reports.boot_id(started_s=3.0, random_bits=2, last=first)
     assert first < second
+
+
+def test_a_boot_is_forgotten_no_earlier_than_its_last_record_on_disk():
+    """Else a kill brings the record back, and what was dropped before it is not known any more."""
+    spooling = Spooling()
+    spooling.begin(capacity=3, window=1, repeats=1)
+    try:
+        for count, in_order in ((2, False), (2, True), (1, False)):
+            spooling.put(count=count)
+            spooling.commit_now()
+            spooling.restart(in_order=in_order)
+            spooling.what_was_committed_is_held_or_stored_or_counted()
+    finally:
+        spooling.teardown()
