@@ -175,7 +175,7 @@ class Writer:
             oldest_s = held.oldest_put_s()
             is_due = oldest_s is not None and oldest_s + self._horizon_s <= now_s
             is_due |= self.is_flushing or self._is_closing or bool(self._ended)
-            # What was dropped of a boot is known as long as the boot is: its last records go with it, or are counted again.
+            # What was dropped of a boot is known as long as the boot is: its last records go with it.
             is_deleting = held.gone >= _GONE_CHUNK or self._is_tight or self._is_closing or bool(self._ended)
             is_deleting |= held.gone > 0 and now_s - self._written_s >= _IDLE_S
             self.is_flushing = self._is_tight = False
