@@ -70,9 +70,9 @@ def is_part(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> b
 def save(file: Path, document: dict, *, is_part: bool) -> None:
     """Keeps the figures; of a part, these take the places of the same figures, and the others stay with their day."""
     if is_part and file.exists():
-        fresh = {row["figure"]: row for row in document["rows"]}
-        kept = [fresh.pop(row["figure"], row) for row in json.loads(file.read_text())["rows"]]
-        document = {**document, "rows": [*kept, *fresh.values()]}
+        fresh = {row["figure"] for row in document["rows"]}
+        kept = [row for row in json.loads(file.read_text())["rows"] if row["figure"] not in fresh]
+        document = {**document, "rows": [*kept, *document["rows"]]}
     file.parent.mkdir(exist_ok=True)
     file.write_text(json.dumps(document, indent=2) + "\n")
 
