@@ -27,9 +27,11 @@ mkdir -p $STAGE/etc $STAGE/opt $STAGE/var_lib $STAGE/cover/edge-sdk
 cp -a /etc/passwd /etc/group /etc/ld.so.cache /etc/nsswitch.conf $STAGE/etc/
 ln -s /etc/passwd $STAGE/etc/shadow.not 2>/dev/null || true
 mount --bind $STAGE/etc /etc
-mkdir -p $STAGE/opt/edge-sdk
+mkdir -p $STAGE/opt/edge-sdk $STAGE/opt/source/edge_sdk $STAGE/opt/packages
 mount --bind $STAGE/opt /opt
 mount --bind $PYTHON_PREFIX /opt/edge-sdk
+mount --bind $ROOT/edge_sdk /opt/source/edge_sdk   # the units see no /home and no /tmp, wherever the checkout lies
+mount --bind $PACKAGES /opt/packages
 mount --bind $STAGE/srv /srv
 mount --bind $STAGE/var_lib /var/lib
 mount -t tmpfs tmpfs /run
@@ -221,7 +223,7 @@ class Namespace:
         self.group.mkdir()
         environment = {
             "PATH": os.environ["PATH"], "STAGE": str(self.stage), "SYSTEMD": SYSTEMD, "UNITS": str(UNITS),
-            "PYTHON_PREFIX": sys.base_prefix,
+            "PYTHON_PREFIX": sys.base_prefix, "ROOT": str(ROOT), "PACKAGES": sysconfig.get_path("purelib"),
         }  # fmt: skip
         inner = ["unshare", "--kill-child", "--fork", "--pid", "--mount-proc", "--mount", "--uts", "--ipc", "--cgroup",
                  "--net", "bash", "-c", INNER]  # fmt: skip
@@ -395,7 +397,7 @@ class Namespace:
         units = self.srv / "units"
         for file in UNITS.glob("*.service"):
             shutil.copy(file, units)
-        packages = f"{ROOT}:{sysconfig.get_path('purelib')}"
+        packages = "/opt/source:/opt/packages"
         self.packages = packages
         texts = {
             f"edge-sdk-{name}.service.d/test.conf": OTHERS.format(name=name, command=command, packages=packages)
