@@ -78,7 +78,7 @@ class Builder:
             if target.exists():
                 shutil.rmtree(target)
             staging.rename(target)
-            _sync(self._root)
+            bundles.sync_folder(self._root)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
@@ -139,11 +139,3 @@ def _write_synced(file: Path, content: bytes) -> None:
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -144,7 +144,7 @@ def write_bundle(
         for name, content in {**files, MANIFEST: canonical_bytes(manifest)}.items():
             _write_synced(staging / name, content)
         staging.chmod(0o755)
-        _sync_folder(staging)
+        sync_folder(staging)
         _put_in_place(staging, target)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -218,7 +218,7 @@ def _put_in_place(staging: Path, target: Path) -> None:
         if aside.exists():
             aside.rename(target)
         raise
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
     shutil.rmtree(aside, ignore_errors=True)
 
 
@@ -233,7 +233,8 @@ def _write_synced(file: Path, content: bytes | Path) -> None:
         os.fsync(stream.fileno())
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Returns when the names in a folder are on the disk: a rename outlives a power cut only then."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -5,7 +5,6 @@ looks well: Linux marks pages as clean that never reached the disk, so its recor
 """
 
 import contextlib
-import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from edge_sdk.device.spool import packing, records
 from edge_sdk.device.spool.queue_file import BootRow, PackedRow, QueueFile, Range, Row
 from edge_sdk.device.spool.records import Kind
 from edge_sdk.records import telemetry
-from edge_sdk.wire import codec
+from edge_sdk.wire import bundles, codec
 
 OpenFile = Callable[[Path], QueueFile]
 
@@ -78,7 +77,7 @@ def open_queue(file: Path, open_file: OpenFile, *, is_suspect: bool = False) -> 
     count = _rebuild(file, open_file)
     aside = _set_aside(file)
     _renewed(file).rename(file)
-    _sync_folder(file.parent)
+    bundles.sync_folder(file.parent)
     return _read(open_file(file))._replace(salvaged=count, aside=aside)
 
 
@@ -182,11 +181,3 @@ def _sound_rows(old: sqlite3.Connection, order: str) -> Iterator[PackedRow]:
             key, crc, form, body = row
             if isinstance(key, int) and key >= 0 and packing.unpack(key, packing.Packed(crc, form, body)) is not None:
                 yield row
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
