@@ -63,11 +63,13 @@ class Faulty(QueueFile):
     """Fails when told to."""
 
     trouble = ""
+    has_reached_the_disk = False  # what failed: the write-ahead log had it, only its sync failed
 
     def apply(self, *args, **more):
+        if not Faulty.trouble or Faulty.has_reached_the_disk:
+            super().apply(*args, **more)
         if Faulty.trouble:
             raise sqlite3.OperationalError(Faulty.trouble)
-        super().apply(*args, **more)
 
 
 class Collected:
@@ -100,8 +102,9 @@ class Spooling(RuleBasedStateMachine):
         self.promised = set()  # committed: may be lost only if it is counted
         self.taken = set()  # put
         self.events_promised, self.events_stored = set(), set()
+        self.receipted = set()  # the device was told
         self.life = 0
-        Faulty.trouble = ""
+        Faulty.trouble, Faulty.has_reached_the_disk = "", False
         self.start()
 
     def start(self):
@@ -161,9 +164,20 @@ class Spooling(RuleBasedStateMachine):
         self.spool._writer.is_flushing = True
         self.disk()
 
-    @rule(words=st.sampled_from(["", "", "disk I/O error", "database or disk is full", "readonly database"]))
-    def disk_weather(self, words):
-        Faulty.trouble = words
+    @rule(
+        words=st.sampled_from(["", "", "disk I/O error", "database or disk is full", "readonly database"]),
+        has_reached_the_disk=st.booleans(),
+    )
+    def disk_weather(self, words, has_reached_the_disk):
+        Faulty.trouble, Faulty.has_reached_the_disk = words, has_reached_the_disk and words == "disk I/O error"
+
+    @rule(has_reached_the_disk=st.booleans())
+    def a_commit_fails_and_the_file_is_opened_anew(self, has_reached_the_disk):
+        self.put(1)
+        self.disk_weather("disk I/O error", has_reached_the_disk)
+        self.commit_now()
+        self.disk_weather("", False)
+        self.disk()
 
     @rule(room=st.integers(0, 12), seconds=st.sampled_from([0.0, 1.0, 6.0]))
     def send(self, room, seconds):
@@ -193,6 +207,8 @@ class Spooling(RuleBasedStateMachine):
         upto = self.collected[boot].upto if boot in self.collected else -1
         upto = data.draw(st.sampled_from([upto, upto, max(-1, upto - 2)]))  # receipts may come late, or twice
         self.forwarder.take_receipt(Message("r", codec.to_bytes(telemetry.Receipt(boot, upto, events)), False))
+        self.receipted |= {(spools.Kind.EVENT, boot, seq) for seq in events}
+        self.receipted |= {(spools.Kind.SAMPLE, boot, seq) for seq in range(upto + 1)}
 
     @rule()
     def reconnect(self):
@@ -215,6 +231,13 @@ class Spooling(RuleBasedStateMachine):
             self.spool._writer._queue.close()
         self.wire.messages = []
         self.start()
+        if in_order:
+            held = self.spool._held
+            back = {(spools.records.kind_of(key), *split(key)) for key in [*held._index, *held._events]}
+            back = {(kind, held.boots[number].boot, seq) for kind, number, seq in back if number in held.boots}
+            assert not back & self.receipted, "sent again although it had its receipt"
+        else:
+            self.receipted = set()  # a kill may come before the file was told
 
     @invariant()
     def what_was_committed_is_held_or_stored_or_counted(self):

@@ -326,6 +326,39 @@ def test_a_disk_that_fails_is_no_commit_is_told_once_and_costs_nothing_when_it_i
     assert (bench.file.parent / "queue.db.damaged").exists()  # the file whose sync failed is not trusted again
 
 
+@pytest.mark.parametrize("reached_the_disk", [False, True])
+def test_nothing_receipted_is_sent_again_after_the_file_was_opened_anew(bench, reached_the_disk):
+    """A commit that failed may be on disk all the same: the write-ahead log had it, only its sync failed."""
+
+    class Unsure(Failing):
+        def apply(self, *args, **more):
+            if Failing.trouble and reached_the_disk:
+                QueueFile.apply(self, *args, **more)
+            super().apply(*args, **more)
+
+    first = bench.open(open_file=Unsure)
+    first.tell(News("throttled", "hot", {}))
+    first.tell(News("cooled", "fine", {}))
+    for seq in range(5):
+        first.put(seq, b"%d" % seq)
+    first.flush()
+    assert first.receipt(first.boot, 2, [0]) == 4
+    Failing.trouble = "disk I/O error"
+    with pytest.raises(errors.StoreError):
+        first.put(5, b"5", Service.DURABLE)
+    Failing.trouble = None
+    bench.clock.advance(6.0)
+    first.put(6, b"6")
+    until(lambda: first.snapshot().is_durable and first.snapshot().on_disk == 4, "everything on disk")
+    first.close()
+    second = bench.open()
+    due = payloads(second)
+    assert [payload for payload in due if payload.isdigit()] == [b"3", b"4", b"5", b"6"]
+    kinds = [payload.split()[0] for payload in due if not payload.isdigit()]
+    assert b"throttled" not in kinds
+    assert kinds.count(b"cooled") == 1
+
+
 def test_starts_whose_file_cannot_be_opened_at_first_keep_apart(bench):
     bench.open().close()
     names = []

@@ -192,6 +192,32 @@ def test_a_file_that_lacks_something_loses_it_counted_and_one_that_has_too_much_
     held = filled(5)
     keys = [entry.key for entry in commit(held)]
     stranger = records.key_of(Kind.SAMPLE, 1, 77)
-    assert held.reconcile([stranger, keys[0], keys[3], keys[4]]) == 2
+    assert held.reconcile([stranger, keys[0], keys[3], keys[4]], 0.0) == 2
     assert (held.samples, held.dropped(3)) == (3, 2)
     assert [gone.first for gone in held.take_gone()] == [stranger]
+
+
+def test_a_file_opened_anew_is_told_to_delete_what_had_its_receipt_and_nothing_that_had_none():
+    held = filled(3)
+    held.put(Kind.EVENT, 0, b"stored", 0.0)
+    held.put(Kind.EVENT, 1, b"not stored", 0.0)
+    keys = [entry.key for entry in commit(held)]
+    held.receipt(3, 1)
+    held.event_receipt(3, [0])
+    held.put(Kind.SAMPLE, 3, b"its commit failed, and reached the disk all the same", 0.0)
+    held.reconcile([*keys, records.key_of(Kind.SAMPLE, 3, 3)], 0.0)
+    gone = [key for first, last in held.take_gone() for key in range(first, last + 1)]
+    assert [(records.kind_of(key), records.seq_of(key)) for key in gone] == [
+        (Kind.SAMPLE, 0),
+        (Kind.SAMPLE, 1),
+        (Kind.EVENT, 0),
+    ]
+
+
+def test_an_event_that_a_file_opened_anew_lacks_is_written_again():
+    held = new()
+    held.put(Kind.EVENT, 0, b"e", 0.0)
+    commit(held)
+    held.reconcile([], 5.0)
+    assert [entry.payload for entry in held.staged()] == [b"e"]
+    assert held.oldest_put_s() == 5.0

@@ -368,16 +368,21 @@ class Held:
         self._unsaved_boots = {number}
         self._boot_number = number
 
-    def reconcile(self, keys: Iterable[int]) -> int:
+    def reconcile(self, keys: Iterable[int], now_s: float) -> int:
         """Compares with a file that was opened anew: what it lacks is dropped and counted, what it has too many goes.
+
+        It has too much where a record got its receipt and the file was not told yet. Of what was being committed when
+        it failed it may have all or nothing: that is committed again. An event that it lacks is, too.
 
         Returns:
             how many Samples it lacks.
         """
-        there = {key for key in keys if key >= 0 and records.kind_of(key) is Kind.SAMPLE}
+        there = set(keys)
         lost = [key for key in self._index if key not in there]
-        self._gone = [Range(key, key) for key in sorted(there.difference(self._index))]
         self._index = array("q", (key for key in self._index if key in there))
+        self._gone = [Range(key, key) for key in sorted(there.difference(self._index, self._events, self._put_s))]
+        self._put_s.update((key, now_s) for key in self._events if key not in there and key not in self._put_s)
+        self._unsaved_boots = set(self.boots)
         for key in lost:
             self._cache.pop(key, None)
             self._forget(key)

@@ -326,7 +326,7 @@ class Writer:
     def _adopt(self, opened: opening.Opened) -> None:
         lost = None
         if self._was_opened:
-            lost = self._held.reconcile(opened.keys)
+            lost = self._held.reconcile(opened.keys, self._clock.boot_s())
         else:
             self._held.renumber(1 + max((row.number for row in opened.boots), default=0))
             self._held.take_over(opened.boots, opened.keys, opened.events)
