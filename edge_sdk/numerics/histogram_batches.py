@@ -4,6 +4,7 @@ The same layout and the same answers as `edge_sdk.numerics.histogram`, without a
 """
 
 import binascii
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,7 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 BUCKET = np.dtype([("index", "<i4"), ("count", "<u8")])
-"""One bucket as it is packed."""
+"""One bucket as it is packed where the histogram needs the room."""
+SMALL_BUCKET = np.dtype([("index", "<i2"), ("count", "<u2")])
+"""One bucket of nearly all others: a third of the bytes that a question reads."""
+_SMALL_MAX = 2**15
 INDEX_MAX = 2**20
 """Buckets beyond it (16,384 doublings at scale 6) are counted in the last one."""
 
@@ -49,22 +53,26 @@ def buckets_from_texts(texts: Sequence[str]) -> Buckets:
     data = np.frombuffer(b"".join(raw), np.uint8)
     values, per_text = _varints(data, np.cumsum([len(one) for one in raw]))
     first = np.cumsum(per_text) - per_text
-    owner = np.repeat(np.arange(len(texts)), per_text)
-    is_body = np.ones(len(values), bool)
+    is_zero = values == 0
     for offset in range(_HEADER):
-        is_body[first + offset] = False
-    is_zero = is_body & (values == 0)
+        is_zero[first + offset] = False
     is_run = np.zeros_like(is_zero)
     is_run[1:] = is_zero[:-1]
-    is_count = is_body & ~is_zero & ~is_run
-    steps = np.where(is_run, values, is_count.astype(np.int64))
-    position = np.cumsum(steps) - steps
-    position -= position[first][owner]
-    index = _unzigzag(values[first + 2])[owner] + position
+    is_count = ~(is_zero | is_run)
+    for offset in range(_HEADER):
+        is_count[first + offset] = False
+    steps = np.where(is_run, values, is_count)
+    places = np.flatnonzero(is_count)
+    position = np.cumsum(steps)[places] - 1
+    per_owner = np.add.reduceat(is_count, first, dtype=np.int64) if len(first) else per_text
+    owner = np.repeat(np.arange(len(texts)), per_owner)
+    start = _unzigzag(values[first + 2])
+    # Numbers of one text stand behind those of the text before.
+    start -= (np.cumsum(steps) - steps)[first]
     return Buckets(
-        owner[is_count],
-        np.clip(index[is_count], -INDEX_MAX, INDEX_MAX),
-        _bounded(values[is_count]),
+        owner,
+        np.clip(position + start[owner], -INDEX_MAX, INDEX_MAX),
+        _bounded(values[places]),
         _bounded(values[first + 1]),
         _unzigzag(values[first]),
     )
@@ -99,20 +107,47 @@ def add_up(group: NDArray[np.int64], index: NDArray[np.int64], count: NDArray[np
     return Sums(keys // width, keys % width + low, total)
 
 
-def packed(index: NDArray[np.int64], count: NDArray[np.int64]) -> bytes:
-    """Gives buckets as bytes."""
-    out = np.empty(len(index), BUCKET)
-    out["index"] = index
-    out["count"] = count
-    return out.tobytes()
+def packed(sums: Sums, groups: int) -> list[bytes]:
+    """Gives the buckets of each group as bytes, of small ones where all of a group's fit, with a byte behind them.
+
+    An odd number of bytes tells small buckets, an even one those of `BUCKET`.
+    """
+    bounds = np.searchsorted(sums.group, np.arange(groups + 1)).tolist()
+    is_large = (np.abs(sums.position) >= _SMALL_MAX) | (sums.times >= 2 * _SMALL_MAX)
+    large = set(sums.group[is_large].tolist())
+    small = _buckets(sums, SMALL_BUCKET)
+    wide = _buckets(sums, BUCKET) if large else small
+    return [
+        wide[first:last].tobytes() if place in large else small[first:last].tobytes() + b"\0"
+        for place, (first, last) in enumerate(itertools.pairwise(bounds))
+    ]
 
 
-def unpacked(blobs: Sequence[bytes]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Gives (owner, index, count) of the buckets in packed form."""
-    data = np.frombuffer(b"".join(blobs), BUCKET)
-    sizes = np.array([len(blob) for blob in blobs], np.int64) // BUCKET.itemsize
-    owner = np.repeat(np.arange(len(blobs)), sizes)
-    return owner, data["index"].astype(np.int64), data["count"].astype(np.int64)
+def unpacked(
+    blobs: Sequence[bytes], owners: Sequence[int]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Gives (owner, index, count) of the buckets in packed form, each blob's owner by `owners`; in no certain order.
+
+    >>> group = np.zeros(1, np.int64)
+    >>> [part.tolist() for part in unpacked(packed(Sums(group, group + 7, group + 2), 1), [5])]
+    [[5], [7], [2]]
+    """
+    places: tuple[list[int], list[int]] = [], []
+    kinds: tuple[list[bytes], list[bytes]] = [], []
+    for owner_of, blob in zip(owners, blobs, strict=True):
+        is_small = len(blob) % 2
+        places[is_small].append(owner_of)
+        kinds[is_small].append(blob[:-1] if is_small else blob)
+    parts = []
+    for numbers, packs, kind in zip(places, kinds, (BUCKET, SMALL_BUCKET), strict=True):
+        data = np.frombuffer(b"".join(packs), kind)
+        sizes = np.array([len(pack) for pack in packs], np.int64) // kind.itemsize
+        owner = np.repeat(np.array(numbers, np.int64), sizes)
+        parts.append((owner, data["index"].astype(np.int64), data["count"].astype(np.int64)))
+    if not places[0]:
+        return parts[1]
+    owner, index, count = (np.concatenate(pair) for pair in zip(*parts, strict=True))
+    return owner, index, count
 
 
 def quantiles(
@@ -138,6 +173,13 @@ def quantiles(
     return [0.0 if rank <= zeros else _middle(int(index[np.searchsorted(upto, rank)]), scale) for rank in ranks]
 
 
+def _buckets(sums: Sums, kind: np.dtype[np.void]) -> NDArray[np.void]:
+    out = np.empty(len(sums.group), kind)
+    out["index"] = sums.position.astype(kind["index"])
+    out["count"] = sums.times.astype(kind["count"])
+    return out
+
+
 def _middle(position: int, scale: int) -> float:
     return float(2.0 ** min(_EXPONENT_MAX, (position + 0.5) / 2.0**scale))
 
@@ -145,10 +187,17 @@ def _middle(position: int, scale: int) -> float:
 def _varints(data: NDArray[np.uint8], ends: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Gives all numbers in `data`, and how many of them lie before each of `ends` but after the one before it."""
     last = np.flatnonzero(data < 128)
-    first = np.concatenate(([0], last[:-1] + 1))
-    place = np.arange(len(data)) - np.repeat(first, last - first + 1)
-    parts = (data & 127).astype(np.int64) << (7 * place)
-    values: NDArray[np.int64] = np.add.reduceat(parts, first)
+    first = np.empty_like(last)
+    first[:1] = 0
+    first[1:] = last[:-1] + 1
+    values = (data[first] & 127).astype(np.int64)
+    # Nearly all numbers are of one byte.
+    longer = np.flatnonzero(last > first)
+    place = 0
+    while len(longer):
+        place += 1
+        values[longer] += (data[first[longer] + place] & 127).astype(np.int64) << (7 * place)
+        longer = longer[last[longer] - first[longer] > place]
     upto = np.searchsorted(last, ends)
     return values, np.diff(upto, prepend=0)
 

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple, Protocol
 
 from edge_sdk import errors
 
-_LONG_S = 48 * 3600
+_HOUR_S = 3600
+_LONG_S = 48 * _HOUR_S
 """Beyond it a question is answered from hours."""
 
 
@@ -64,6 +65,22 @@ class Span(NamedTuple):
     until: int
     resolution_s: int
 
+    def parts(self) -> tuple["Span", ...]:
+        """Gives the same time with its whole hours read as hours, so that a long window is few rows.
+
+        >>> [tuple(part) for part in Span(3540, 10860, 60).parts()]
+        [(3540, 3600, 60), (3600, 10800, 3600), (10800, 10860, 60)]
+        """
+        first, last = -(-self.since // _HOUR_S) * _HOUR_S, self.until // _HOUR_S * _HOUR_S
+        if self.resolution_s == _HOUR_S or first >= last:
+            return (self,)
+        split = (
+            Span(self.since, first, self.resolution_s),
+            Span(first, last, _HOUR_S),
+            Span(last, self.until, self.resolution_s),
+        )
+        return tuple(part for part in split if part.since < part.until)
+
 
 def span_from_times(since_t: float, until_t: float, *, oldest_minute_t: float, step_s: int = 0) -> Span:
     """Gives the window rounded outward to whole minutes, or hours where it is long, coarse or old.
@@ -73,8 +90,8 @@ def span_from_times(since_t: float, until_t: float, *, oldest_minute_t: float, s
     """
     if not since_t < until_t:
         raise errors.UsageError(f"the window from {since_t:g} to {until_t:g} is empty; since must lie before until")
-    is_coarse = until_t - since_t > _LONG_S or since_t < oldest_minute_t or (step_s and step_s % 3600 == 0)
-    resolution_s = 3600 if is_coarse else 60
+    is_coarse = until_t - since_t > _LONG_S or since_t < oldest_minute_t or (step_s and step_s % _HOUR_S == 0)
+    resolution_s = _HOUR_S if is_coarse else 60
     return Span(
         int(since_t // resolution_s) * resolution_s, -int(-until_t // resolution_s) * resolution_s, resolution_s
     )

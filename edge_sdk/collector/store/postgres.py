@@ -101,13 +101,13 @@ class PostgresStore(SqlWriting):
                 return 0
             # What was written by transactions older than every open one is all there: nothing can slip in before it.
             found = self.rows(
-                "SELECT r.batch::text, r.id, s.device, r.t, r.payload FROM sample_rows AS r "  # noqa: S608  # constants
+                "SELECT r.batch::text, r.id, s.device, r.payload FROM sample_rows AS r "  # noqa: S608  # constants
                 f"JOIN sources AS s ON s.id = r.source WHERE (r.batch, r.id) > {_ROLLED} "
                 "AND r.batch < pg_snapshot_xmin(pg_current_snapshot()) ORDER BY r.batch, r.id LIMIT ?",
                 (limit,),
             )
             if found:
-                rolling.fold(self, [(device, t, payload) for _, _, device, t, payload in found])
+                rolling.fold(self, [(device, payload) for _, _, device, payload in found])
                 reached = [(int(found[-1][0]), "rolled"), (found[-1][1], "rolled_id")]
                 self.write("UPDATE progress SET value = ? WHERE name = ?", reached)
         return len(found)

@@ -4,14 +4,14 @@ Minutes and hours are read packed; what is newer than the last roll-up is read a
 one snapshot, so that every Sample counts exactly once.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
 from edge_sdk import clock, errors
-from edge_sdk.collector.store import rolling, shapes
+from edge_sdk.collector.store import rolling, samples, shapes, windows
 from edge_sdk.collector.store.asking import Reader, Scope, Snapshot, Span, span_from_times
 from edge_sdk.numerics import histogram_batches as batches
 from edge_sdk.records import answers
@@ -20,20 +20,36 @@ GROUPS = ("device", "site", "model", "digest")
 """What an answer can be grouped by."""
 EVERYTHING = Scope()
 _GAPS_MAX = 1000
+_Read = Callable[[Sequence[tuple[str, str]]], samples.Folded]
 
 
-class _Row(NamedTuple):
-    """What one model did on one device in one step of the resolution."""
+_WINDOW = "device, model, digest, scale, answers, errors, zeros, energy_j, buckets"
+"""What is read of a model's step: thousands for one answer, so they stay plain tuples."""
+_GROUPED_BY = {"device": 0, "model": 1, "digest": 2}
+_SCALE, _ANSWERS, _ERRORS, _ZEROS, _ENERGY_J, _BUCKETS = range(3, 9)
 
-    device: str
-    model: str
-    digest: str
-    scale: int
-    answers: int
-    errors: int
-    zeros: int
-    energy_j: float
-    buckets: bytes
+
+class _Grouped(NamedTuple):
+    """Rows of windows, and to which group each belongs.
+
+    Attributes:
+        span: the window that was really used.
+        keys: of the groups, sorted.
+        rows: as `_WINDOW` says.
+        group_of: each row's place in `keys`.
+    """
+
+    span: Span
+    keys: list[tuple[str, ...]]
+    rows: list[tuple[Any, ...]]
+    group_of: list[int]
+
+    def totals(self, column: int) -> list[Any]:
+        """Gives a column added up by group, exactly however large."""
+        out = [0] * len(self.keys)
+        for place, row in zip(self.group_of, self.rows, strict=True):
+            out[place] += row[column]
+        return out
 
 
 class Queries:
@@ -69,10 +85,10 @@ class Queries:
         Raises:
             UsageError: no such metric, an empty window, or more points than are given at once.
         """
-        if metric not in rolling.METRICS:
-            raise errors.UsageError(f"no series of {metric!r}; there are: {', '.join(rolling.METRICS)}")
+        if metric not in samples.METRICS:
+            raise errors.UsageError(f"no series of {metric!r}; there are: {', '.join(samples.METRICS)}")
         span = self._span(since_t, until_t, step_s)
-        column = rolling.METRICS.index(metric)
+        column = samples.METRICS.index(metric)
         table = "points" if span.resolution_s == rolling.MINUTE_S else "hours"
         where, values = scope.condition()
         with self._reader.snapshot() as snapshot:
@@ -102,17 +118,18 @@ class Queries:
         """
         if not all(0 <= share <= 1 for share in shares):
             raise errors.UsageError(f"a quantile lies between 0 and 1, but was given {list(shares)}")
-        span, groups = self._grouped_windows(since_t, until_t, scope, model, by)
+        grouped = self._grouped_windows(since_t, until_t, scope, model, by)
+        counts, failures = grouped.totals(_ANSWERS), grouped.totals(_ERRORS)
         return [
             answers.Quantiles(
                 group=dict(zip(by, key, strict=True)),
-                since_t=span.since,
-                until_t=span.until,
-                answers=sum(row.answers for row in rows),
-                errors=sum(row.errors for row in rows),
+                since_t=grouped.span.since,
+                until_t=grouped.span.until,
+                answers=counts[place],
+                errors=failures[place],
                 latency_ms={f"{share:g}": value for share, value in zip(shares, found, strict=True)},
             )
-            for key, rows, found in _with_quantiles(groups, shares)
+            for place, (key, found) in enumerate(zip(grouped.keys, _quantiles(grouped, shares), strict=True))
         ]
 
     def energy(
@@ -124,10 +141,9 @@ class Queries:
             UsageError: an unknown word in `by`, or an empty window.
         """
         if {"model", "digest"} & set(by):
-            span, groups = self._grouped_windows(since_t, until_t, scope, "", by)
-            totals = {
-                key: (sum(r.energy_j for r in rows), 0.0, sum(r.answers for r in rows)) for key, rows in groups.items()
-            }
+            grouped = self._grouped_windows(since_t, until_t, scope, "", by)
+            span, energies, counts = grouped.span, grouped.totals(_ENERGY_J), grouped.totals(_ANSWERS)
+            totals = {key: (energies[place], 0.0, counts[place]) for place, key in enumerate(grouped.keys)}
         else:
             span, totals = self._device_energy(since_t, until_t, scope, by)
         return [
@@ -170,39 +186,40 @@ class Queries:
         oldest_minute_t = self._clock.wall_s() - self._minute_days * 86400
         return span_from_times(since_t, until_t, oldest_minute_t=oldest_minute_t, step_s=step_s)
 
-    def _tail(self, snapshot: Snapshot, scope: Scope, span: Span) -> rolling.Folded:
+    def _tail(self, snapshot: Snapshot, scope: Scope, span: Span, read: _Read = samples.read) -> samples.Folded:
         """Gives the Samples of a window that are not rolled up yet."""
         where, values = scope.condition("s.device")
         rows = snapshot.rows(
-            "SELECT s.device, r.t, r.payload FROM sample_rows AS r JOIN sources AS s ON s.id = r.source "  # noqa: S608
+            "SELECT s.device, r.payload FROM sample_rows AS r JOIN sources AS s ON s.id = +r.source "  # noqa: S608
             f"WHERE {self._reader.tail} AND r.t >= ? AND r.t < ? AND {where}",
             [span.since, span.until, *values],
         )
-        return rolling.read([(device, t, payload) for device, t, payload in rows])
+        return read([(device, payload) for device, payload in rows])
 
-    def _grouped_windows(
-        self, since_t: float, until_t: float, scope: Scope, model: str, by: Sequence[str]
-    ) -> tuple[Span, dict[tuple[str, ...], list[_Row]]]:
+    def _grouped_windows(self, since_t: float, until_t: float, scope: Scope, model: str, by: Sequence[str]) -> _Grouped:
         _check_groups(by)
         span = self._span(since_t, until_t)
         where, values = scope.condition()
         named = " AND model = ?" if model else ""
+        rows: list[tuple[Any, ...]] = []
         with self._reader.snapshot() as snapshot:
-            found: list[_Row] = [
-                _Row(*row)
-                for row in snapshot.rows(
-                    "SELECT device, model, digest, scale, answers, errors, zeros, energy_j, buckets FROM windows "  # noqa: S608
+            for part in span.parts():
+                rows += snapshot.rows(
+                    f"SELECT {_WINDOW} FROM windows "  # noqa: S608  # constants
                     f"WHERE resolution_s = ? AND {where} AND start >= ? AND start < ?{named}",
-                    [span.resolution_s, *values, span.since, span.until, *([model] if model else [])],
+                    [part.resolution_s, *values, part.since, part.until, *([model] if model else [])],
                 )
-            ]
-            found += (row for row in _tail_rows(self._tail(snapshot, scope, span)) if model in ("", row.model))
+            tail = _tail_rows(self._tail(snapshot, scope, span, samples.read_windows))
             sites = _sites(snapshot) if "site" in by else {}
-        groups: dict[tuple[str, ...], list[_Row]] = {}
-        for row in found:
-            key = tuple(sites.get(row.device, "") if word == "site" else getattr(row, word) for word in by)
-            groups.setdefault(key, []).append(row)
-        return span, groups
+        rows += (row for row in tail if model in ("", row[1]))
+        columns = [
+            [sites.get(row[0], "") for row in rows] if word == "site" else [row[_GROUPED_BY[word]] for row in rows]
+            for word in by
+        ]
+        owners: list[tuple[str, ...]] = list(zip(*columns, strict=True)) if columns else [()] * len(rows)
+        keys = sorted(set(owners))
+        numbers = {key: place for place, key in enumerate(keys)}
+        return _Grouped(span, keys, rows, [numbers[key] for key in owners])
 
     def _device_energy(
         self, since_t: float, until_t: float, scope: Scope, by: Sequence[str]
@@ -240,46 +257,35 @@ def _sites(snapshot: Snapshot) -> dict[str, str]:
     return {row[0]: row[1] for row in snapshot.rows("SELECT device, site FROM devices")}
 
 
-def _tail_rows(tail: rolling.Folded) -> list[_Row]:
+def _tail_rows(tail: samples.Folded) -> list[tuple[Any, ...]]:
+    """Gives what the models of Samples did, as rows of windows."""
     if not tail.windows:
         return []
-    sums = rolling.window_sums(tail, rolling.HOUR_S)
-    bounds = np.searchsorted(sums.sums.group, np.arange(len(sums.keys) + 1))
-    return [
-        _Row(
-            key.device,
-            key.model,
-            key.digest,
-            key.scale,
-            int(sums.answers[place]),
-            int(sums.errors[place]),
-            int(sums.zeros[place]),
-            float(sums.energy_j[place]),
-            batches.packed(*(part[bounds[place] : bounds[place + 1]] for part in sums.sums[1:])),
-        )
-        for place, key in enumerate(sums.keys)
-    ]
+    sums = windows.window_sums(tail, rolling.HOUR_S)
+    totals = windows.merged(sums, [None] * len(sums.keys))
+    return [(key.device, key.model, key.digest, key.scale, *row) for key, row in zip(sums.keys, totals, strict=True)]
 
 
-def _with_quantiles(
-    groups: dict[tuple[str, ...], list[_Row]], shares: Sequence[float]
-) -> list[tuple[tuple[str, ...], list[_Row], list[float | None]]]:
-    """Gives each group with its quantiles, all groups' buckets added up at once."""
-    if not groups:
+def _quantiles(grouped: _Grouped, shares: Sequence[float]) -> list[list[float | None]]:
+    """Gives each group's quantiles, all groups' buckets added up at once."""
+    if not grouped.keys:
         return []
-    keys = sorted(groups)
-    rows = [(place, row) for place, key in enumerate(keys) for row in groups[key]]
-    group_of = np.array([place for place, _ in rows], np.int64)
-    scale_of = np.array([row.scale for _, row in rows], np.int64)
+    blobs = [row[_BUCKETS] for row in grouped.rows]
+    scale_of = np.array([row[_SCALE] for row in grouped.rows], np.int64)
     scale = int(scale_of.min())
-    owner, index, count = batches.unpacked([row.buckets for _, row in rows])
-    # A finer histogram in the layout of a coarser one: neighbours fall together, exactly.
-    sums = batches.add_up(group_of[owner], index >> (scale_of[owner] - scale), count)
-    bounds = np.searchsorted(sums.group, np.arange(len(keys) + 1))
-    out: list[tuple[tuple[str, ...], list[_Row], list[float | None]]] = []
-    for place, key in enumerate(keys):
+    if int(scale_of.max()) == scale:
+        group, index, count = batches.unpacked(blobs, grouped.group_of)
+    else:
+        owner, index, count = batches.unpacked(blobs, range(len(blobs)))
+        # A finer histogram in the layout of a coarser one: neighbours fall together, exactly.
+        group, index = np.array(grouped.group_of, np.int64)[owner], index >> (scale_of - scale)[owner]
+    sums = batches.add_up(group, index, count)
+    bounds = np.searchsorted(sums.group, np.arange(len(grouped.keys) + 1))
+    zeros = grouped.totals(_ZEROS)
+    out = []
+    for place in range(len(grouped.keys)):
         part: Any = slice(bounds[place], bounds[place + 1])
-        zeros = sum(row.zeros for row in groups[key])
-        found = batches.quantiles(sums.position[part], sums.times[part], zeros=zeros, scale=scale, shares=shares)
-        out.append((key, groups[key], found))
+        out.append(
+            batches.quantiles(sums.position[part], sums.times[part], zeros=zeros[place], scale=scale, shares=shares)
+        )
     return out

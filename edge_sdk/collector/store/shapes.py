@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk import errors
-from edge_sdk.collector.store import rolling
+from edge_sdk.collector.store import chunks as packing
+from edge_sdk.collector.store import samples
 from edge_sdk.records import answers
 
 POINTS_MAX = 500_000
@@ -20,7 +21,7 @@ _Chunk = tuple[Any, ...]  # device, start, data
 def series_from_points(
     metric: tuple[str, int],
     chunks: Sequence[_Chunk],
-    tail: rolling.Folded,
+    tail: samples.Folded,
     *,
     within: tuple[float, float],
     step_s: int,
@@ -40,7 +41,7 @@ def series_from_points(
     times: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
     values: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
     for device, start, data in chunks:
-        t, table = rolling.unpacked_points(bytes(data))
+        t, table = packing.unpacked_points(bytes(data))
         times[device].append(t.astype(np.float64) + start)
         values[device].append(table[:, metric[1]].astype(np.float64))
     for place, device in enumerate(tail.devices):
@@ -58,7 +59,7 @@ def series_from_points(
 
 
 def series_from_hours(
-    metric: tuple[str, int], chunks: Sequence[_Chunk], tail: rolling.Folded, *, step_s: int
+    metric: tuple[str, int], chunks: Sequence[_Chunk], tail: samples.Folded, *, step_s: int
 ) -> list[answers.Series]:
     """Gives the series of each device from hours, in bins of `step_s` (a multiple of an hour).
 
@@ -75,7 +76,7 @@ def series_from_hours(
         into[:] = [into[0] + count, into[1] + total, min(into[2], least), max(into[3], most)]
 
     for device, start, data in chunks:
-        add(device, start, rolling.unpacked_hours(bytes(data))[:, metric[1]].tolist())
+        add(device, start, packing.unpacked_hours(bytes(data))[:, metric[1]].tolist())
     for device, t, value in zip(tail.devices, tail.t.tolist(), tail.values[:, metric[1]].tolist(), strict=True):
         if not np.isnan(value):
             add(device, t, (1, value, value, value))

@@ -84,12 +84,12 @@ class SqliteStore(SqlWriting):
         """
         with self.transaction():
             found = self.rows(
-                "SELECT r.id, s.device, r.t, r.payload FROM sample_rows AS r JOIN sources AS s ON s.id = r.source "
+                "SELECT r.id, s.device, r.payload FROM sample_rows AS r JOIN sources AS s ON s.id = +r.source "
                 "WHERE r.id > (SELECT value FROM progress WHERE name = 'rolled') ORDER BY r.id LIMIT ?",
                 (limit,),
             )
             if found:
-                rolling.fold(self, [(device, t, payload) for _, device, t, payload in found])
+                rolling.fold(self, [(device, payload) for _, device, payload in found])
                 self.write("UPDATE progress SET value = ? WHERE name = 'rolled'", [(found[-1][0],)])
         return len(found)
 
