@@ -50,7 +50,7 @@ class OrtBackend:
 
     def run(self, feeds: Mapping[str, NDArray[Any]], spent: StageTimes) -> Tensors:  # noqa: ARG002 - copies are not apart here
         """Runs once; ONNX Runtime allocates the outputs, so they are the caller's."""
-        return dict(zip(self._names, self._session.run(None, feeds), strict=True))
+        return dict(zip(self._names, self._session.run(self._names, feeds), strict=True))
 
     def close(self) -> None:
         """Drops the session."""

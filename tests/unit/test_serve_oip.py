@@ -145,6 +145,21 @@ def test_a_binary_size_that_is_not_the_tensors_is_refused(size, words):
         oip.parse_request(*binary_body(np.zeros(2, np.float32), size=size))
 
 
+def test_what_is_remembered_of_a_request_is_only_what_it_has_in_common_with_the_next():
+    arrays = [np.full((2, 2), value, np.float32) for value in (1, 2)]
+    found = [parsed(array) for array in arrays]
+    for request, array in zip(found, arrays, strict=True):
+        np.testing.assert_array_equal(request.feeds["x"], array)
+    given = [
+        oip.response_from_outputs(
+            found[0]._replace(id=name, is_binary=True), model="m", version=version, outputs={"y": np.zeros(rows)}
+        )
+        for name, version, rows in (("", "1", 2), ("", "1", 3), ("", "2", 2), ("r7", "1", 2), ("", "1", 2))
+    ]
+    assert len({answer.header for answer in given}) == 4
+    assert given[0].header == given[4].header
+
+
 def test_a_short_body_and_a_long_one_are_refused():
     body, length = binary_body(np.zeros(2, np.float32))
     with pytest.raises(errors.InputError, match="only 7 more"):

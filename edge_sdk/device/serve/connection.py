@@ -28,6 +28,8 @@ _LINGER_BYTES = 16 * 1024 * 1024
 """What is read and thrown away of a refused request, so that the client gets to read why."""
 _PIECES = 512
 """Buffers per sendmsg, below the kernel's IOV_MAX of 1024."""
+_JOINED_BYTES = 16 * 1024
+"""An answer up to this size is sent in one piece: its copy costs less than telling the kernel of several."""
 _ALIGNMENT = 64
 
 Answering = Callable[[Head, memoryview], Answer]
@@ -209,20 +211,21 @@ class Connection:
         self._filled -= count
 
     def _send(self, answer: Answer, *, keeps_alive: bool, is_head_only: bool = False) -> bool:
-        """Sends an answer without joining its parts; tells whether the client took all of it in time."""
-        parts: list[Any] = [
-            heads.answer_head(
-                answer.status,
-                content_type=answer.content_type,
-                body_bytes=sum(map(len, answer.parts)),
-                header_bytes=answer.header_bytes,
-                allow=answer.allow,
-                retry_after_s=answer.retry_after_s,
-                keeps_alive=keeps_alive,
-            ),
-            *(() if is_head_only else answer.parts),
-        ]
-        left = sum(map(len, parts))
+        """Sends an answer, a large one without joining its parts; tells whether the client took all of it in time."""
+        body_bytes = sum(map(len, answer.parts))
+        head = heads.answer_head(
+            answer.status,
+            content_type=answer.content_type,
+            body_bytes=body_bytes,
+            header_bytes=answer.header_bytes,
+            allow=answer.allow,
+            retry_after_s=answer.retry_after_s,
+            keeps_alive=keeps_alive,
+        )
+        parts: list[Any] = [head] if is_head_only else [head, *answer.parts]
+        left = len(head) + (0 if is_head_only else body_bytes)
+        if left <= _JOINED_BYTES:
+            parts = [b"".join(parts)]
         deadline_s = self._now_s() + self._limits.request_s
         while left:
             try:

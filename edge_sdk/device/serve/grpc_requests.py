@@ -84,7 +84,7 @@ def message_from_outputs(
     raw: list[memoryview | bytes] = []
     for name in wanted:
         array = outputs[name]
-        described.append({"name": name, "datatype": v2.datatype_of_array(array), "shape": array.shape})
+        described.append({"name": name, "datatype": v2.datatype_of_dtype(array.dtype), "shape": array.shape})
         if name in request.places:
             write(request.places[name], array)
             raw.append(b"")

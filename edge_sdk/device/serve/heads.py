@@ -4,6 +4,7 @@ Source: RFC 9112. What that leaves to the server's choice (bare line feeds, fold
 is refused: each is a known way to smuggle a request past a proxy.
 """
 
+import functools
 import re
 from typing import NamedTuple
 
@@ -82,6 +83,7 @@ def parse(raw: bytes) -> Head | Refusal:
     return _head(match, fields)
 
 
+@functools.lru_cache(maxsize=256)
 def answer_head(
     status: int,
     *,
@@ -92,7 +94,7 @@ def answer_head(
     retry_after_s: int = 0,
     keeps_alive: bool = True,
 ) -> bytes:
-    """Gives the head of an answer, the empty line at its end included."""
+    """Gives the head of an answer, the empty line at its end included; remembered, since most answers are alike."""
     lines = [
         f"HTTP/1.1 {status} {REASONS[status]}",
         f"Content-Type: {content_type}",

@@ -120,9 +120,14 @@ def datatype_of(dtype: str) -> str:
     return DATATYPES[dtype]
 
 
-def datatype_of_array(array: NDArray[Any]) -> str:
+def datatype_of_dtype(dtype: np.dtype[Any]) -> str:
     """Gives the protocol's name of an array's element type; raises as `datatype_of` does."""
-    return _FROM_NUMPY.get(array.dtype) or datatype_of(array.dtype.name)
+    return _FROM_NUMPY.get(dtype) or datatype_of(dtype.name)
+
+
+def number_type(datatype: str) -> np.dtype[Any] | None:
+    """Gives numpy's type where every pattern of bits is a value of it; None for all else."""
+    return None if datatype == "BOOL" else _NUMPY.get(datatype)
 
 
 def array_from_raw(name: str, datatype: str, shape: tuple[int, ...], raw: memoryview) -> NDArray[Any]:
