@@ -63,8 +63,15 @@ def all_packets(count, prefix="dev"):
     for number in range(PUBLISHERS):
         name = f"{prefix}-{number:03d}"
         text = codec.to_bytes(msgspec.structs.replace(base_sample(rng, 2 + number / 5), device=name)).decode()
-        head, tail = text.split('"seq":0,"t":1750000020.0', 1)
-        out.append(packets(name, count, lambda seq, h=head, t=tail: f'{h}"seq":{seq},"t":{START_T + seq}{t}'.encode()))
+        head, tail = text.split('"seq":0,"t":1750000020.0,"up_s":5.0', 1)
+        # `up_s` goes on with `t`, else each Sample would say that the device's clock was set.
+        out.append(
+            packets(
+                name,
+                count,
+                lambda seq, h=head, t=tail: f'{h}"seq":{seq},"t":{START_T + seq},"up_s":{5.0 + seq}{t}'.encode(),
+            )
+        )
     return out, len(text)
 
 
