@@ -38,8 +38,12 @@ GAIN = 1.1
 CHECK_NS = 100_000_000
 """Golden samples are run through each form for this long; one at least, all of them if they fit."""
 
-BUDGET_NS = 80_000_000
-"""For a comparison, one run of each engine in turn, so that a busy moment meets all of them."""
+BUDGET_NS = 30_000_000
+"""For a comparison, one run of each engine in turn, so that a busy moment meets all of them.
+
+A device waits this long twice at its first start with a bundle. Small nets run twenty times or more in it, of large
+ones each runs as often as _ROUNDS has it, whatever that takes.
+"""
 
 _ROUNDS = (3, 200)
 
