@@ -146,10 +146,6 @@ def _write(file: Path | None, now: Trials) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         staging.replace(file)
-        descriptor = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        bundles.sync_folder(file.parent)
     except OSError as error:  # a full or failing disk is no reason not to serve
         _LOG.warning("%s can't be written (%s): a version that crashes the daemon now is not counted", file, error)
