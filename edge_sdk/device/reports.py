@@ -10,12 +10,17 @@ from edge_sdk import __version__
 from edge_sdk.records import metrics, telemetry
 from edge_sdk.wire import codec, compact
 
-_NO_SENSOR = "no sensor for it on this machine"
+_NO_SENSOR = "no sensor"
 _REASON_CHARS = 300
 _KEY_CHARS, _PARTS, _GAPS = 64, 32, 64
 """Bounds of a Sample."""
 _DAY_S = 86400.0
-_SIX_DIGITS = 1e6
+_DECIMALS = {"1": 4, "Cel": 2, "W": 3, "J": 4, "Hz": 0, "By": 0}
+"""By unit: what is beyond them no sensor of a board means, and every Sample would carry it."""
+_MODEL_DIGITS = 4
+"""Of a latency, whose histogram is right to 0.5 %, and of what is derived from one."""
+_PACE_DIGITS = 5
+"""Of rates and of the interval that they rest on."""
 
 
 class Identity(NamedTuple):
@@ -151,15 +156,15 @@ def sample(
         seq=moment.seq,
         t=round(moment.wall_s, 3),
         up_s=round(moment.boot_s, 3),
-        interval_s=round(min(moment.interval_s, _DAY_S), 6),
+        interval_s=_digits(min(moment.interval_s, _DAY_S), _PACE_DIGITS),
         oldest_seq=moment.oldest_seq,
         dropped=moment.dropped,
         simulated=values.get("simulated") is True,
         synced=msgspec.UNSET if moment.synced is None else moment.synced,
         missing=_missing(reasons, known, values),
-        models=with_energy(windows, energy_j if isinstance(energy_j, float) else None),
+        models=tuple(map(_short_window, with_energy(windows, energy_j if isinstance(energy_j, float) else None))),
     )
-    return msgspec.structs.replace(taken, **{name: _short(value) for name, value in known.items()})
+    return msgspec.structs.replace(taken, **{name: _short(value, _UNITS[name]) for name, value in known.items()})
 
 
 def renewed(payload: bytes, oldest_seq: int, dropped: int) -> bytes:
@@ -171,13 +176,32 @@ def renewed(payload: bytes, oldest_seq: int, dropped: int) -> bytes:
     return codec.sample_to_bytes(sample, payload="compact" if compact.is_compact(payload) else "json")
 
 
-def _short(value: Any) -> Any:
-    """Gives a number with the digits that a sensor can mean: six, and none after the point where there are none."""
+_UNITS = {metric.name: metric.unit for metric in metrics.METRICS}
+
+
+def _short(value: Any, unit: str) -> Any:
+    """Gives a number with the digits that a sensor can mean, and none after the point where none can be."""
     if isinstance(value, dict):
-        return {name: _short(part) for name, part in value.items()}
+        return {name: _short(part, unit) for name, part in value.items()}
     if not isinstance(value, float):
         return value
-    return int(value) if value.is_integer() and abs(value) >= _SIX_DIGITS else float(f"{value:.6g}")
+    return round(value, _DECIMALS[unit]) if _DECIMALS[unit] else round(value)
+
+
+def _digits(value: float, count: int) -> float:
+    return float(f"{value:.{count}g}")
+
+
+def _short_window(window: telemetry.Window) -> telemetry.Window:
+    """Gives a window with the digits that its numbers can mean."""
+    names = ("latency_p50_ms", "latency_p99_ms", "energy_j", "energy_per_inference_j")
+    known = {name: value for name in names if (value := getattr(window, name)) is not None}
+    return msgspec.structs.replace(
+        window,
+        throughput_hz=_digits(window.throughput_hz, _PACE_DIGITS),
+        stage_ms={stage: _digits(spent_ms, _MODEL_DIGITS) for stage, spent_ms in window.stage_ms.items()},
+        **{name: _digits(value, _MODEL_DIGITS) for name, value in known.items()},
+    )
 
 
 def _parts(name: str, values: Mapping[str, float | str | bool]) -> dict[str, float]:

@@ -2,14 +2,17 @@
 
 An array whose places are fixed for ever and only added to at the end, so that a version reads its neighbours: a place
 that is not there yet has its default, one that is not known is left out. The first byte tells the form: a MessagePack
-array here, an opening brace in JSON. Three things are said shorter than in JSON, and none of them differently:
+array here, an opening brace in JSON. Four things are said shorter than in JSON, and none of them differently:
 
 - boot, digest and latency_hist, which are hexadecimal digits and base64, as the bytes they stand for;
 - `missing` as reason to metrics, as several metrics often share a reason; a metric by its place among READINGS;
-- the mean of each stage as a list, where the stages are the usual six.
+- the mean of each stage as a list, where the stages are the usual six;
+- a number as a float of 32 bits, where its seven leading digits say all of it, and back by these digits.
 """
 
+import functools
 import math
+import struct
 from collections.abc import Iterable
 from typing import Annotated, Any, NamedTuple
 
@@ -55,6 +58,8 @@ READINGS = (
 
 _PLACES = {name: place for place, name in enumerate(READINGS)}
 _FIRST_FIELDS = ("v", "device", "seq", "t", "up_s", "interval_s", "oldest_seq", "dropped", "simulated")
+_TIMES = ("t", "up_s")
+"""To the millisecond more than seven digits, soon; so they are never a float of 32 bits."""
 
 _Reasons = Annotated[
     dict[telemetry.ShortText, Annotated[list[int | telemetry.Key], msgspec.Meta(max_length=64)]],
@@ -106,6 +111,7 @@ _Sample = msgspec.defstruct(
 )
 PLACES: tuple[str, ...] = _Sample.__struct_fields__
 MODEL_PLACES: tuple[str, ...] = _Window.__struct_fields__
+_READ_NUMBERS = ("interval_s", *(name for name in READINGS if _TYPES[name] == float | None))
 _WINDOW_NUMBERS = ("throughput_hz", "latency_p50_ms", "latency_p99_ms", "energy_j", "energy_per_inference_j")
 _JSON_ENCODER = msgspec.json.Encoder()
 _ENCODER = msgspec.msgpack.Encoder()
@@ -131,15 +137,16 @@ def to_bytes(sample: telemetry.Sample) -> bytes:
     >>> len(to_bytes(sample)), from_bytes(to_bytes(sample)).sample == sample
     (54, True)
     """
-    place = [getattr(sample, name) for name in _FIRST_FIELDS]
+    first = {name: getattr(sample, name) for name in _FIRST_FIELDS}
+    place = [_whole(value) if name in _TIMES else _shortest(value) for name, value in first.items()]
     place += [
         _bytes_from_hex(sample.boot),
         _reasons(sample.missing),
         [_window(window) for window in sample.models],
-        *(getattr(sample, name) for name in READINGS),
+        *(_shortest(getattr(sample, name)) for name in READINGS),
         None if sample.synced is msgspec.UNSET else sample.synced,
     ]
-    return _ENCODER.encode([_shortest(value) for value in place])
+    return _ENCODER.encode(place)
 
 
 def from_bytes(payload: bytes) -> Decoded:
@@ -152,8 +159,13 @@ def from_bytes(payload: bytes) -> Decoded:
     found = _DECODER.decode(payload)
     values = msgspec.structs.asdict(found)
     _check_finite(values.values())
+    for name in _READ_NUMBERS:
+        if (value := values[name]) is not None:
+            values[name] = _leading_digits(value)
     for name in metrics.MAPS:
-        _check_finite((values[name] or {}).values())
+        if parts := values[name]:
+            _check_finite(parts.values())
+            values[name] = {part: _leading_digits(value) for part, value in parts.items()}
     values["boot"] = _hex_from_bytes(found.boot)
     values["missing"] = _missing(found.missing)
     values["synced"] = msgspec.UNSET if found.synced is None else found.synced
@@ -204,34 +216,64 @@ def _window(window: telemetry.Window) -> list[object]:
 
 def _full_window(window: _Window) -> telemetry.Window:
     stages = dict(zip(STAGES, window.stage_ms, strict=False)) | window.other_stage_ms
-    _check_finite(stages.values())
-    _check_finite(getattr(window, name) for name in _WINDOW_NUMBERS)
+    numbers: dict[str, Any] = {name: getattr(window, name) for name in _WINDOW_NUMBERS}
+    _check_finite([*stages.values(), *numbers.values()])
+    short: dict[str, Any] = {name: value and _leading_digits(value) for name, value in numbers.items()}
     return telemetry.Window(
         model=window.model,
         digest=_hex_from_bytes(window.digest),
         count=window.count,
         errors=window.errors,
-        throughput_hz=window.throughput_hz,
         queue_depth_max=window.queue_depth_max,
-        latency_p50_ms=window.latency_p50_ms,
-        latency_p99_ms=window.latency_p99_ms,
         latency_hist=histograms.text_from_bytes(window.latency_hist),
-        stage_ms=stages,
-        energy_j=window.energy_j,
-        energy_per_inference_j=window.energy_per_inference_j,
+        stage_ms={stage: _leading_digits(spent_ms) for stage, spent_ms in stages.items()},
         engine=window.engine,
+        **short,
     )
 
 
 def _shortest(value: object) -> object:
-    """Gives a whole number as an integer, which MessagePack says in one to nine bytes instead of always nine."""
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-        return int(value)
+    """Gives the least bytes for a number: of an integer it takes one to nine, of 32 bits five, of 64 always nine."""
+    if isinstance(value, float):
+        return _shortest_number(value)
     if isinstance(value, dict):
         return {name: _shortest(part) for name, part in value.items()}
     if isinstance(value, list):
         return [_shortest(part) for part in value]
     return value
+
+
+_FLOAT32 = struct.Struct(">f")
+_FLOAT32_MAX = 3.4e38
+
+
+def _whole(value: float) -> float:
+    """Gives a whole number as an integer."""
+    return int(value) if value % 1 == 0 and abs(value) < 2**53 else value
+
+
+@functools.lru_cache(maxsize=4096)
+def _shortest_number(value: float) -> float | msgspec.Raw:
+    if value.is_integer() or not abs(value) < _FLOAT32_MAX:  # NaN is not either
+        return _whole(value)
+    short = _FLOAT32.pack(value)
+    return msgspec.Raw(b"\xca" + short) if _leading_digits(_FLOAT32.unpack(short)[0]) == value else value
+
+
+@functools.lru_cache(maxsize=16384)
+def _leading_digits(value: float) -> float:
+    """Gives the number whose seven leading digits a float of 32 bits stood for; any other as it is.
+
+    >>> _leading_digits(_FLOAT32.unpack(_FLOAT32.pack(7.012))[0]), _leading_digits(1 / 3)
+    (7.012, 0.3333333333333333)
+    """
+    if value.is_integer() or not abs(value) < _FLOAT32_MAX:
+        return value
+    packed = _FLOAT32.pack(value)
+    if _FLOAT32.unpack(packed)[0] != value:
+        return value
+    short = float(f"{value:.7g}")
+    return short if _FLOAT32.pack(short) == packed else value
 
 
 def _bytes_from_hex(text: str) -> bytes:

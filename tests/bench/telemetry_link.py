@@ -24,6 +24,7 @@ from rows import Row, better_row, ms, ratio_row
 from edge_sdk import clock
 from edge_sdk.collector.service import Collector
 from edge_sdk.collector.settings import CollectorSettings
+from edge_sdk.device import reports
 from edge_sdk.link import broker as brokers
 from edge_sdk.link.mqtt import MqttLink, MqttSettings
 from edge_sdk.link.settings import parse_url
@@ -58,12 +59,35 @@ def window():
     )  # fmt: skip
 
 
+def document_of(board):
+    """A board's golden Sample; what there depends on the machine has a value here."""
+    document = json.loads((GOLDEN / f"{board}.json").read_text())
+    return document | {"process_memory_bytes": 91_234_304, "disk_used_ratio": 0.4123}
+
+
+def sample_from(document, missing, seq=86_399):
+    """The Sample as a device makes it of these readings, and one model."""
+    readings = [telemetry.Reading(name, None, reason) for name, reason in missing.items()]
+    for name in compact.READINGS:
+        value = document[name]
+        parts = {f"{name}.{part}": one for part, one in value.items()} if isinstance(value, dict) else {name: value}
+        readings += [telemetry.Reading(metric, one) for metric, one in parts.items() if one is not None]
+    moment = reports.Moment(
+        seq=seq,
+        wall_s=1750086399.123,
+        boot_s=86_500.123,
+        interval_s=1.000213,
+        oldest_seq=seq - 2,
+        dropped=0,
+        synced=True,
+    )
+    return reports.sample(reports.Identity("plant", "cam-7", "0123456789abcdef"), moment, readings, [window()])
+
+
 def full_sample(seq=86_399):
     """Every reading of an AGX Orin's golden Sample that has a value, and one model."""
-    document = json.loads((GOLDEN / "agx_orin.json").read_text())
-    document |= {"process_memory_bytes": 91_234_304, "disk_used_ratio": 0.4123, "seq": seq, "oldest_seq": seq - 2}
-    document |= {"t": 1750086399.123, "up_s": 86_500.123, "interval_s": 1.000213, "simulated": False}
-    return msgspec.structs.replace(msgspec.convert(document, telemetry.Sample), models=(window(),))
+    document = document_of("agx_orin")
+    return sample_from(document, document["missing"], seq)
 
 
 def numbers(value):
@@ -74,47 +98,62 @@ def numbers(value):
     return 0
 
 
+def board_gauges(sample):
+    return sum(numbers(getattr(sample, name)) for name in compact.READINGS)
+
+
 def gauges(sample):
     model = sample.models[0]
-    board = sum(numbers(getattr(sample, name)) for name in compact.READINGS)
-    return board + sum(numbers(getattr(model, field)) for field in model.__struct_fields__)
+    return board_gauges(sample) + sum(numbers(getattr(model, field)) for field in model.__struct_fields__)
 
 
 def sample_of_30():
-    """The same, with parts of rails and zones and then readings taken away until 30 numbers are left.
-
-    What is taken away is null, for one short reason; the names of all readings stay.
-    """
-    sample = msgspec.structs.replace(full_sample(), missing={})
-    for name in ("temperatures_c", "rails_w", "overcurrent_events", "throttle_events", "swap_used_bytes", "fan_ratio",
-                 "process_cpu_ratio", "gpu_memory_used_bytes", "cpu_frequency_hz", "gpu_frequency_hz"):  # fmt: skip
-        if gauges(sample) <= GAUGES:
-            break
-        sample = msgspec.structs.replace(sample, **{name: None})
-    absent = {name: "no such sensor" for name in compact.READINGS if getattr(sample, name) is None}
-    sample = msgspec.structs.replace(sample, missing=absent)
+    """An Orin Nano with edge-sdk-jtop.service: 30 gauges that answer, one accelerator that it has not, and one model."""
+    document = document_of("orin_nano")
+    document |= {"emc_utilization_ratio": 0.2, "emc_frequency_hz": 2.133e9}
+    document["temperatures_c"] = {zone: value for zone, value in document["temperatures_c"].items() if zone != "soc2"}
+    sample = sample_from(document, {"dla_frequency_hz": document["missing"]["dla_frequency_hz"]})
+    assert board_gauges(sample) == GAUGES, board_gauges(sample)
     return sample
 
 
+def sample_of_30_with_the_models():
+    """Readings taken away until board and model have 30 numbers together.
+
+    What is taken away is null, for one short reason; the names of all readings stay.
+    """
+    document = document_of("agx_orin")
+    for name in ("temperatures_c", "rails_w", "overcurrent_events", "throttle_events", "swap_used_bytes", "fan_ratio",
+                 "process_cpu_ratio", "gpu_memory_used_bytes", "cpu_frequency_hz", "gpu_frequency_hz"):  # fmt: skip
+        sample = sample_from(document, {})
+        if gauges(sample) <= GAUGES:
+            break
+        document[name] = None
+    return sample
+
+
+def names_bytes(value):
+    """What the names in a document take, with the quotes and the colon of each."""
+    if isinstance(value, dict):
+        return sum(len(name) + 3 + names_bytes(part) for name, part in value.items())
+    return sum(map(names_bytes, value)) if isinstance(value, list) else 0
+
+
 def wire_rows():
-    sample, full = sample_of_30(), full_sample()
-    count = gauges(sample)
+    sample, other, full = sample_of_30(), sample_of_30_with_the_models(), full_sample()
     text, packed = codec.to_bytes(sample), compact.to_bytes(sample)
     assert codec.from_bytes(packed, telemetry.Sample) == sample
+    for one, what in (
+        (sample, f"{GAUGES} gauges that answer, a model with a histogram"),
+        (other, f"{gauges(other)} numbers with the model's, {len(other.missing)} sensors absent with a reason"),
+    ):
+        yield size_row(f"bytes of one Sample, JSON ({what})", len(codec.to_bytes(one)), 1000)
+        yield size_row(f"bytes of one Sample, compact ({what})", len(compact.to_bytes(one)), 450)
+    names = names_bytes(json.loads(text))
     yield Row(
-        f"bytes of one Sample, JSON ({count} numbers and a histogram)",
-        f"{len(text)} B",
-        "1000 B",
-        round(len(text) / 1000, 2),
-        1.0,
-    )
-    yield Row(
-        f"bytes of one Sample, compact ({count} numbers and a histogram)",
-        f"{len(packed)} B",
-        "450 B",
-        round(len(packed) / 450, 2),
-        1.0,
-    )
+        "... of the JSON of the former the names, each in full", f"{names} B", f"{len(text)} B in all",
+        round(names / len(text), 2), None,
+    )  # fmt: skip
     yield Row(
         f"bytes of the fullest board's Sample, compact ({gauges(full)} numbers, {len(full.missing)} reasons)",
         f"{len(compact.to_bytes(full))} B", f"{len(codec.to_bytes(full))} B as JSON",
@@ -125,6 +164,10 @@ def wire_rows():
     yield Row("decode and validate one Sample, JSON", us(ours_s), "4 us", round(ours_s / 4e-6, 2), 1.0)
     yield ratio_row("... beside decoding without a type", ours_s, floor_s, unit=us, what="msgspec.json.decode", bar=1.5)
     yield ratio_row("decode and validate one Sample, compact", compact_s, ours_s, unit=us, what="JSON", bar=None)
+
+
+def size_row(figure, size_bytes, limit_bytes):
+    return Row(figure, f"{size_bytes} B", f"{limit_bytes} B", round(size_bytes / limit_bytes, 2), 1.0)
 
 
 def us(seconds):

@@ -1,5 +1,6 @@
 """What a device says of itself: every gap has a reason, and the interval's energy is shared out, never invented."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,7 +27,7 @@ def sample(*readings, windows=()):
 
 def test_a_metric_that_nobody_answers_for_is_null_and_says_so():
     taken = sample()
-    assert taken.missing == dict.fromkeys(metrics.NAMES, "no sensor for it on this machine")
+    assert taken.missing == dict.fromkeys(metrics.NAMES, "no sensor")
 
 
 def test_of_several_readings_the_first_with_a_value_counts():
@@ -65,6 +66,30 @@ def test_a_metric_outside_the_catalogue_is_left_out_and_a_long_reason_is_cut():
 def test_a_sample_survives_the_wire():
     taken = sample(telemetry.Reading("power_w", 7.5), windows=[window("m", 2, 1.0)])
     assert codec.from_bytes(codec.to_bytes(taken), telemetry.Sample) == taken
+
+
+def test_a_sample_carries_the_digits_that_its_sensors_mean_and_no_more():
+    third = 1 / 3
+    running = msgspec.structs.replace(
+        window("m", 3, 2 + third), throughput_hz=59 + third, latency_p50_ms=7 + third, latency_p99_ms=12 + third
+    )
+    readings = [
+        telemetry.Reading("cpu_frequency_hz", 1.51e9 + third),
+        telemetry.Reading("gpu_utilization_ratio", third),
+        telemetry.Reading("power_w", 5 + third),
+        telemetry.Reading("energy_j", 5 + third),
+        telemetry.Reading("temperature_gpu_c", 41.0),
+        telemetry.Reading("rails_w.VDD_IN", 5 + third),
+        telemetry.Reading("dla_frequency_hz.dla0", 3e8),
+    ]
+    text = codec.to_bytes(reports.sample(WHO, MOMENT._replace(interval_s=1.000213), readings, [running])).decode()
+    for said in (
+        '"interval_s":1.0002,', '"cpu_frequency_hz":1510000000,', '"gpu_utilization_ratio":0.3333,',
+        '"power_w":5.333,', '"energy_j":5.3333,', '"temperature_gpu_c":41.0,', '"rails_w":{"VDD_IN":5.333},',
+        '"dla_frequency_hz":{"dla0":300000000},', '"throughput_hz":59.333,', '"latency_p50_ms":7.333,',
+        '"latency_p99_ms":12.33,', '"stage_ms":{"compute":2.333}', '"energy_per_inference_j":1.778,',
+    ):  # fmt: skip
+        assert said in text
 
 
 def test_an_interval_longer_than_a_day_stays_within_the_bounds_of_the_wire():
