@@ -57,6 +57,13 @@ STREAM = b"".join(
         publish(b"a/b", b"x" * 300, packet_id=0x0102, properties=b"\x01\x01" + b"\x26\x00\x01k\x00\xff" + b"v" * 255),
         publish(b"a/b", b"zero", qos=0),
         publish(b"a/b", b"two", qos=2),
+        publish(b"a/b", b"y" * 122, packet_id=3),
+        publish(b"a/b", b"y" * 120, packet_id=4),
+        publish(b"a/b", b"y" * 119, packet_id=5),
+        publish(b"a/new", b"y" * 200, packet_id=6),
+        publish(b"a/b", b"", packet_id=8, properties=b"\x26\x00\x01k\x00\xff" + b"v" * 255),
+        publish(b"a/new", b"y" * 16372, packet_id=9),
+        publish(b"a/new", b"y" * 16377, packet_id=10),
         b"\xe0\x01\x8e",
     ]
 )
@@ -65,8 +72,15 @@ MESSAGES = [
     Message("a/c", b"", True),
     Message("a/b", b"x" * 300, False),
     Message("a/b", b"zero", False),
+    Message("a/b", b"y" * 122, False),
+    Message("a/b", b"y" * 120, False),
+    Message("a/b", b"y" * 119, False),
+    Message("a/new", b"y" * 200, False),
+    Message("a/b", b"", False),
+    Message("a/new", b"y" * 16372, False),
+    Message("a/new", b"y" * 16377, False),
 ]
-ACKS = b"\x40\x02\x00\x01\x40\x02\x00\x02\x40\x02\x01\x02"
+ACKS = b"".join(b"\x40\x02" + number.to_bytes(2, "big") for number in (1, 2, 0x0102, 3, 4, 5, 6, 8, 9, 10))
 OTHERS = [PINGRESP, publish(b"a/b", b"two", qos=2), b"\xe0\x01\x8e"]
 
 
@@ -107,12 +121,22 @@ def test_what_paho_packs_is_read_with_its_properties():
         pytest.param(b"\x32\x07\x00\x01t\x00\x01\xff\xff", id="properties beyond the end"),
         pytest.param(b"\x32\x03\x00\x01t", id="no packet id"),
         pytest.param(b"\x30\x00", id="nothing inside"),
+        pytest.param(b"\x32\x80\x01\x00\xff" + bytes(126), id="a topic beyond the end of many bytes"),
+        pytest.param(b"\x32\x80\x01\x00\x7c" + bytes(126), id="a topic to the end of many bytes"),
+        pytest.param(b"\x32\x80\x01\x00\x03a/b\x00\x01\x7f" + bytes(120), id="properties beyond many bytes"),
     ],
 )
 def test_what_is_no_publish_is_refused(noise):
     part = PacketReader(4 * 2**20).feed(STREAM + noise)
     assert part.problem
     assert (part.messages, part.acks, part.others) == (MESSAGES, ACKS, OTHERS)
+
+
+def test_no_packet_is_larger_than_agreed_on_a_topic_that_is_known_either():
+    reader = PacketReader(300)
+    part = reader.feed(publish(b"a/b", b"x" * 200) + publish(b"a/b", b"y" * 200) + publish(b"a/b", b"z" * 300))
+    assert [message.payload for message in part.messages] == [b"x" * 200, b"y" * 200]
+    assert "at most 300" in part.problem
 
 
 def test_a_topic_that_is_no_utf8_is_acknowledged_and_left_out():
