@@ -167,7 +167,8 @@ class Collector:
                     self._store_batch(intake.sort(waiting, self._device_clocks))
                     self._count(taken=-taken)
                 self._send_receipts()
-                self._housekeeper.run_if_due(is_busy=taken >= self._settings.batch_records)
+                is_busy = taken >= self._settings.batch_records
+                self._housekeeper.run_if_due(is_busy=is_busy, devices=len(self._devices))
         finally:
             self._store.close()
 

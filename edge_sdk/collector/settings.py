@@ -16,7 +16,8 @@ class CollectorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
         client_id: name of this collector at the broker. Default ``edge-collector``; a second collector on the same
             broker needs another, else the two push each other out.
         username: at the broker; empty, the default, for none.
-        password: at the broker, or ``credential:NAME`` likewise; never shown.
+        password: at the broker: ``file:PATH`` for the content of that file, ``credential:NAME`` for what systemd gives
+            by ``LoadCredential=NAME:...``, or as it is; goes with `username`, and is never shown.
         ca_file: certificates to trust with ``mqtts``, relative to the settings file; empty, the default, for the
             system's.
         cert_file: our own certificate for mutual TLS, likewise; goes with `key_file`.
@@ -43,7 +44,7 @@ class CollectorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
             Default 1000.
         raw_days: days for which every Sample is kept as it came. Default 7.
         minute_days: days for which every point is kept packed by the minute, histograms merged. Default 60.
-        hour_days: days for which hours are kept. Default 1830, five years.
+        hour_days: days for which hours are kept, at least as long as minutes. Default 1830, five years.
     """
 
     broker: str = "mqtt://127.0.0.1:1883"

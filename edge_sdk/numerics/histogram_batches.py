@@ -150,6 +150,27 @@ def unpacked(
     return owner, index, count
 
 
+def add_up_packed(blobs: Sequence[bytes], groups: Sequence[int]) -> Sums:
+    """Gives the buckets in packed form added up, those of equal number in `groups` together.
+
+    >>> group = np.zeros(1, np.int64)
+    >>> [part.tolist() for part in add_up_packed(packed(Sums(group, group + 7, group + 2), 1) * 2, [5, 5])]
+    [[5], [7], [4]]
+    """
+    data = np.frombuffer(b"".join([blob[:-1] for blob in blobs if len(blob) % 2]), SMALL_BUCKET)
+    low, high = (int(data["index"].min()), int(data["index"].max())) if len(data) else (0, 0)
+    width = high - low + 1
+    size = (max(groups, default=0) + 1) * width
+    if size > _DENSE_MAX or not all(len(blob) % 2 for blob in blobs):
+        return add_up(*unpacked(blobs, groups))
+    # As `add_up`, without an array in between: there are many hundred thousand buckets in a fleet's hour.
+    key = np.repeat(np.array(groups, np.int64) * width - low, [len(blob) // SMALL_BUCKET.itemsize for blob in blobs])
+    key += data["index"]
+    dense = np.bincount(key, weights=data["count"], minlength=size)
+    keys = np.flatnonzero(dense)
+    return Sums(keys // width, keys % width + low, dense[keys].astype(np.int64))
+
+
 def quantiles(
     index: NDArray[np.int64], count: NDArray[np.int64], *, zeros: int, scale: int, shares: Sequence[float]
 ) -> list[float | None]:

@@ -302,3 +302,42 @@ def test_a_port_that_is_taken_gives_the_database_back(database, store, url, monk
     with pytest.raises(errors.UsageError, match="choose another"):
         Answering(CollectorSettings(database=database, web=url.removeprefix("http://")), dict, FakeClock())
     assert closed == [database]
+
+
+def test_a_window_of_hours_begun_and_ended_in_their_middle_counts_each_sample_once(store, ask):
+    rng = np.random.default_rng(5)
+    values = {seq: rng.lognormal(1, 0.4, 5) for seq in range(0, 3 * 3600, 20)}
+    put(store, [row("cam-1", seq, values=one) for seq, one in values.items()], rolled=len(values))
+    since, until = 2400, 9000
+    (answer,) = ask.quantiles([0.5, 0.99], START_T + since, START_T + until, by=["device"])
+    expected = np.sort(np.concatenate([one for seq, one in values.items() if since <= seq < until]))
+    assert (answer.answers, answer.errors) == (len(expected), len(expected) // 5)
+    for share in (0.5, 0.99):
+        exact = expected[math.ceil(share * len(expected)) - 1]
+        assert answer.latency_ms[f"{share:g}"] == pytest.approx(exact, rel=0.0055)
+
+
+def test_what_is_not_rolled_up_is_found_without_a_look_at_what_is(database, store, ask):
+    put(store, [row("cam-1", seq, values=[5.0]) for seq in range(3000)], rolled=2999)
+    steps = []
+    with ask._reader.snapshot() as snapshot:
+        snapshot._db.set_progress_handler(lambda: steps.append(1) and None, 10)
+        span = ask._span(START_T, START_T + 3000)
+        tail = ask._tail(snapshot, Scope(), span)
+    assert tail.devices == ["cam-1"]
+    assert len(steps) < 100  # thousands, were every row looked at
+
+
+def test_a_minute_that_comes_in_parts_and_out_of_order_is_one_series(store, ask):
+    parts = [range(0, 60, 7), range(1, 60, 3), [40, 2], range(60)]
+    seen: set[int] = set()
+    for part in parts:
+        new = [seq for seq in part if seq not in seen]
+        seen.update(new)
+        put(store, [row("cam-1", seq, power_w=float(seq)) for seq in new], rolled=len(new))
+        (series,) = ask.series("power_w", START_T, START_T + 60)
+        assert series.value == sorted(map(float, seen))
+    put(store, [row("cam-1", seq, fan_ratio=0.5) for seq in range(60, 63)], rolled=3)
+    put(store, [row("cam-1", 63, power_w=1.0)], rolled=1)
+    (fan,) = ask.series("fan_ratio", START_T + 60, START_T + 120)
+    assert fan.value == [0.5] * 3

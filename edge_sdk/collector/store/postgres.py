@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 
 from edge_sdk import errors
-from edge_sdk.collector.store import rolling, schema
+from edge_sdk.collector.store import rolling, samples, schema
 from edge_sdk.collector.store.rows import BootKey, Retention, Table
 from edge_sdk.collector.store.writing import NewRow, Source, SqlWriting
 
@@ -107,7 +107,7 @@ class PostgresStore(SqlWriting):
                 (limit,),
             )
             if found:
-                rolling.fold(self, [(device, payload) for _, _, device, payload in found])
+                rolling.fold(self, samples.read([(device, payload) for _, _, device, payload in found]))
                 reached = [(int(found[-1][0]), "rolled"), (found[-1][1], "rolled_id")]
                 self.write("UPDATE progress SET value = ? WHERE name = ?", reached)
         return len(found)
@@ -231,8 +231,8 @@ class PostgresStore(SqlWriting):
             self._db.cursor() as cursor,
             cursor.copy("COPY sample_rows (source, seq, t, received_t, payload) FROM STDIN") as copy,
         ):
-            for row in rows:
-                copy.write_row(row)
+            for *numbers, payload in rows:
+                copy.write_row((*numbers, payload.decode()))
 
     def _make_day(self, day: int) -> None:
         """Makes the partition of a day; attached, so that nobody who writes meanwhile has to wait."""

@@ -274,12 +274,12 @@ def _quantiles(grouped: _Grouped, shares: Sequence[float]) -> list[list[float | 
     scale_of = np.array([row[_SCALE] for row in grouped.rows], np.int64)
     scale = int(scale_of.min())
     if int(scale_of.max()) == scale:
-        group, index, count = batches.unpacked(blobs, grouped.group_of)
+        sums = batches.add_up_packed(blobs, grouped.group_of)
     else:
         owner, index, count = batches.unpacked(blobs, range(len(blobs)))
         # A finer histogram in the layout of a coarser one: neighbours fall together, exactly.
-        group, index = np.array(grouped.group_of, np.int64)[owner], index >> (scale_of - scale)[owner]
-    sums = batches.add_up(group, index, count)
+        group = np.array(grouped.group_of, np.int64)[owner]
+        sums = batches.add_up(group, index >> (scale_of - scale)[owner], count)
     bounds = np.searchsorted(sums.group, np.arange(len(grouped.keys) + 1))
     zeros = grouped.totals(_ZEROS)
     out = []

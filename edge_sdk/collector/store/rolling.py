@@ -28,9 +28,8 @@ class Database(Protocol):
         ...
 
 
-def fold(database: Database, rows: Sequence[tuple[str, str]]) -> None:
-    """Folds (device, payload) rows into the chunks of their minutes and hours; the caller's transaction."""
-    folded = samples.read(rows)
+def fold(database: Database, folded: samples.Folded) -> None:
+    """Folds Samples into the chunks of their minutes and hours; the caller's transaction."""
     if not folded.devices:
         return
     for resolution_s, table, merge in (

@@ -86,6 +86,19 @@ def read(rows: Sequence[tuple[str, str]]) -> Folded:
     return Folded(devices, numbers[:, 0], numbers[:, 1], numbers[:, 2], numbers[:, 3:], windows)
 
 
+def joined(parts: Sequence[Folded]) -> Folded:
+    """Gives what several lots of Samples say, one lot behind the other."""
+    devices: list[str] = []
+    windows: list[tuple[int, Window]] = []
+    for part in parts:
+        windows += [(len(devices) + place, window) for place, window in part.windows]
+        devices += part.devices
+    t, energy_j, energy_s, values = (
+        np.concatenate(arrays) for arrays in zip(*(part[1:5] for part in parts), strict=True)
+    )
+    return Folded(devices, t, energy_j, energy_s, values, windows)
+
+
 def read_windows(rows: Sequence[tuple[str, str]]) -> Folded:
     """Gives what the models of (device, payload) rows did, and nothing of their numbers."""
     devices: list[str] = []

@@ -4,19 +4,28 @@ A receipt is a promise, so a commit has to survive a power cut: with synchronous
 """
 
 import contextlib
+import itertools
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from edge_sdk import errors
-from edge_sdk.collector.store import rolling, schema
+from edge_sdk.collector.store import rolling, samples, schema
 from edge_sdk.collector.store.rows import BootKey, Retention
 from edge_sdk.collector.store.writing import NewRow, Source, SqlWriting
 
 _APPLICATION_ID = 0x45444745  # "EDGE"; tells our files from other programs'
 _BUSY_S = 1.0  # short, so that the collector ends in time while another program holds the database
+_READ_ROWS = 5_000  # of Samples to roll up: a megabyte each thousand
 _KEYS_AT_ONCE = 400  # pairs in one question; SQLite before 3.32 takes 999 values
+# Rows in one statement: Python's lock is given back once for all of them, and the link's thread waits for it as often.
+_ROWS_AT_ONCE = 100
+_INSERT = "INSERT INTO sample_rows (source, seq, t, received_t, payload) VALUES "
+_PLACES = "(?, ?, ?, ?, CAST(? AS TEXT))"
+_INSERT_ONE = _INSERT + _PLACES
+_INSERT_MANY = _INSERT + ", ".join([_PLACES] * _ROWS_AT_ONCE)
+_CACHE_KIB = 16_384  # a whole transaction, and the index pages that the next one changes again; 2 MB hold neither
 
 
 class SqliteStore(SqlWriting):
@@ -83,15 +92,22 @@ class SqliteStore(SqlWriting):
             StoreError: the database did not take it; nothing was changed.
         """
         with self.transaction():
-            found = self.rows(
-                "SELECT r.id, s.device, r.payload FROM sample_rows AS r JOIN sources AS s ON s.id = +r.source "
-                "WHERE r.id > (SELECT value FROM progress WHERE name = 'rolled') ORDER BY r.id LIMIT ?",
-                (limit,),
-            )
-            if found:
-                rolling.fold(self, [(device, payload) for _, device, payload in found])
-                self.write("UPDATE progress SET value = ? WHERE name = 'rolled'", [(found[-1][0],)])
-        return len(found)
+            after = self.number("SELECT value FROM progress WHERE name = 'rolled'")
+            count, pieces = 0, []
+            while count < limit:
+                found = self.rows(
+                    "SELECT r.id, s.device, r.payload FROM sample_rows AS r JOIN sources AS s ON s.id = +r.source "
+                    "WHERE r.id > ? ORDER BY r.id LIMIT ?",
+                    (after, min(limit - count, _READ_ROWS)),
+                )
+                if not found:
+                    break
+                pieces.append(samples.read([(device, payload) for _, device, payload in found]))
+                after, count = found[-1][0], count + len(found)
+            if pieces:
+                rolling.fold(self, samples.joined(pieces))
+                self.write("UPDATE progress SET value = ? WHERE name = 'rolled'", [(after,)])
+        return count
 
     def prune(self, retention: Retention, now_s: float, *, limit: int) -> int:
         """Deletes up to `limit` rows of each resolution that are past their time; gives how many.
@@ -149,9 +165,11 @@ class SqliteStore(SqlWriting):
         return found
 
     def _insert(self, rows: Sequence[NewRow]) -> None:
-        self._db.executemany(
-            "INSERT INTO sample_rows (source, seq, t, received_t, payload) VALUES (?, ?, ?, ?, ?)", rows
-        )
+        whole = len(rows) // _ROWS_AT_ONCE * _ROWS_AT_ONCE
+        for start in range(0, whole, _ROWS_AT_ONCE):
+            some = rows[start : start + _ROWS_AT_ONCE]
+            self._db.execute(_INSERT_MANY, list(itertools.chain.from_iterable(some)))
+        self._db.executemany(_INSERT_ONE, rows[whole:])
 
     def _prepare(self, file: Path) -> None:
         version = self.number("PRAGMA user_version")
@@ -163,6 +181,7 @@ class SqliteStore(SqlWriting):
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute("PRAGMA journal_size_limit = 67108864")
+        self._db.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         # 16 MB: an index page that many commits have changed is copied once for all of them.
         self._db.execute("PRAGMA wal_autocheckpoint = 4000")
         if is_empty:

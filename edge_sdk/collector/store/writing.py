@@ -34,7 +34,7 @@ class NewRow(NamedTuple):
     seq: int
     t: float
     received_t: float
-    payload: str
+    payload: bytes
 
 
 class SqlWriting(abc.ABC):
