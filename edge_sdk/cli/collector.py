@@ -28,6 +28,7 @@ _STALLED_S = 60.0  # far beyond any wait for the database, which is half a secon
 _IN_FLIGHT_MAX = 1000  # receipts for a fleet that was away go out at once
 _OPTIONS = ("broker", "database", "web", "share", "site")
 _PATHS = ("database", "ca_file", "cert_file", "key_file")
+_SECRETS = ("password",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -121,7 +122,9 @@ def settings_from_arguments(arguments: argparse.Namespace) -> CollectorSettings:
         SettingsError: an unknown key, or a value outside its bounds.
     """
     options = {name: getattr(arguments, name) for name in _OPTIONS}
-    return settings_file.settings_from_sources(CollectorSettings, arguments.config, options, places=_PATHS)
+    return settings_file.settings_from_sources(
+        CollectorSettings, arguments.config, options, places=_PATHS, secrets=_SECRETS
+    )
 
 
 def mqtt_settings(settings: CollectorSettings) -> MqttSettings:

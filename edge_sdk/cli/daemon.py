@@ -43,6 +43,7 @@ _PATHS = (
     "cert_file",
     "key_file",
 )
+_SECRETS = ("password",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,14 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     settings = _with_state_folder(settings_from_arguments(arguments))
     # The command line is the one place that reads the environment.
     notifier = Notifier(os.environ.get("NOTIFY_SOCKET"))  # noqa: TID251
-    link_settings = MqttSettings(
-        url=settings.broker,
-        client_id=f"edge.{settings.site}.{settings.device}",
-        ca_file=_path(settings.ca_file),
-        cert_file=_path(settings.cert_file),
-        key_file=_path(settings.key_file),
-    )
-    connect = functools.partial(MqttLink, link_settings)
+    connect = functools.partial(MqttLink, mqtt_settings(settings))
     daemon = Daemon(
         settings,
         connect,
@@ -121,7 +115,26 @@ def settings_from_arguments(arguments: argparse.Namespace) -> DaemonSettings:
         "device": device_from_hostname(socket.gethostname()),
         "state_folder": os.environ.get("STATE_DIRECTORY"),  # noqa: TID251 - as above
     }
-    return settings_file.settings_from_sources(DaemonSettings, arguments.config, options, places=_PATHS, defaults=here)
+    return settings_file.settings_from_sources(
+        DaemonSettings, arguments.config, options, places=_PATHS, secrets=_SECRETS, defaults=here
+    )
+
+
+def mqtt_settings(settings: DaemonSettings) -> MqttSettings:
+    """Gives how the device connects.
+
+    Raises:
+        SettingsError: the password is to be found where there is none.
+    """
+    return MqttSettings(
+        url=settings.broker,
+        client_id=f"edge.{settings.site}.{settings.device}",
+        username=settings.username,
+        password=settings_file.secret_from_text(settings.password),
+        ca_file=_path(settings.ca_file),
+        cert_file=_path(settings.cert_file),
+        key_file=_path(settings.key_file),
+    )
 
 
 def _with_state_folder(settings: DaemonSettings) -> DaemonSettings:

@@ -16,6 +16,8 @@ else:
     import tomli as tomllib
 
 _Settings = TypeVar("_Settings", bound=msgspec.Struct)
+_FILE, _CREDENTIAL = "file", "credential"
+"""What stands before a colon where a secret is elsewhere."""
 
 
 def read_settings(file: Path, kind: type[_Settings]) -> _Settings:
@@ -48,6 +50,7 @@ def settings_from_sources(
     options: Mapping[str, object],
     *,
     places: Collection[str],
+    secrets: Collection[str] = (),
     defaults: Mapping[str, object] | None = None,
 ) -> _Settings:
     """Gives `defaults`, overridden by a TOML file, overridden by the options that were given (those not None).
@@ -58,6 +61,7 @@ def settings_from_sources(
         options: by name of the setting.
         places: settings that name a file or folder, or several. In `file` they are relative to its folder, so that they
             mean the same wherever the command is started; a URL stays as it is.
+        secrets: settings that may be ``file:PATH``, likewise.
         defaults: what only this machine knows.
 
     Raises:
@@ -72,6 +76,10 @@ def settings_from_sources(
         for name in places:
             if name in listed:
                 listed[name] = _placed(listed[name], file.parent)
+        for name in secrets:
+            scheme, _, place = str(listed.get(name, "")).partition(":")
+            if scheme == _FILE:
+                listed[name] = f"{_FILE}:{file.parent / place}"
         table.update(listed)
     table.update({name: value for name, value in options.items() if value is not None})
     return settings_from_table(table, kind, source=source)
@@ -94,23 +102,28 @@ def place_from_text(text: str, folder: Path) -> str:
 
 
 def secret_from_text(text: str) -> str:
-    """Gives a secret as it stands in a setting, or for ``credential:NAME`` the content of that file.
+    """Gives a secret as it stands in a setting, or the content of the file that ``file:`` or ``credential:`` names.
 
     Raises:
-        SettingsError: no such credential.
+        SettingsError: no such file or credential, or nothing in it.
     """
-    name = _credential(text)
-    if name is None:
+    scheme, _, name = text.partition(":")
+    if scheme not in (_FILE, _CREDENTIAL):
         return text
+    file = Path(name) if scheme == _FILE else _credential_file(name)
     try:
-        return _credential_file(name).read_text(encoding="utf-8").rstrip("\n")
+        secret = file.read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise errors.SettingsError(f"cannot read the credential {name!r}: {error}") from error
+        reason = getattr(error, "strerror", None) or "not text in UTF-8"
+        raise errors.SettingsError(f"cannot read the secret in {file}: {reason}") from error
+    if not secret:
+        raise errors.SettingsError(f"the file {file} is to hold a secret, and is empty")
+    return secret
 
 
 def _credential(text: str) -> str | None:
     scheme, _, name = text.partition(":")
-    return name if scheme == "credential" else None
+    return name if scheme == _CREDENTIAL else None
 
 
 def _credential_file(name: str) -> Path:

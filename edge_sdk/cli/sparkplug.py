@@ -4,12 +4,11 @@ import argparse
 import logging
 import os
 import sys
-from pathlib import Path
 
 import msgspec
 
 from edge_sdk import clock
-from edge_sdk.cli import show, signals
+from edge_sdk.cli import access, show, signals
 from edge_sdk.cli.command import Command
 from edge_sdk.collector.export.sparkplug_bridge import Bridge, Profile
 from edge_sdk.link.mqtt import MqttLink
@@ -31,8 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--site", help="only this site (default: all)")
     parser.add_argument("--client-id", default="edge-sparkplug", metavar="ID", help="default edge-sparkplug")
     parser.add_argument("--seconds", type=float, metavar="S", help="end after S seconds (default: until Ctrl-C)")
-    for name, meaning in (("ca", "certificate to trust"), ("cert", "own certificate"), ("key", "its key")):
-        parser.add_argument(f"--{name}-file", type=Path, metavar="FILE", help=f"for mqtts, both brokers: {meaning}")
+    access.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -77,9 +75,7 @@ def _settings(arguments: argparse.Namespace, url: str, client_id: str) -> MqttSe
         session_expiry_s=0,  # Sparkplug wants a clean start; a birth says all that matters
         in_flight_max=_IN_FLIGHT_MAX,
         reconnect_cap_s=_RECONNECT_CAP_S,
-        ca_file=arguments.ca_file,
-        cert_file=arguments.cert_file,
-        key_file=arguments.key_file,
+        **access.access_from_arguments(arguments)._asdict(),
     )
 
 

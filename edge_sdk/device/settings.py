@@ -51,6 +51,9 @@ class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         key_file: its private key, likewise, or ``credential:NAME`` for what systemd gives by
             ``LoadCredential=NAME:...``.
         site: first part of the device's topics. Default ``default``, for a fleet with one site.
+        username: at the broker; empty, the default, for none.
+        password: at the broker: ``file:PATH`` for the content of that file, ``credential:NAME`` for what systemd gives
+            by ``LoadCredential=NAME:...``, or as it is; goes with `username`, and is never shown.
         device: name of this device in its topics, unique in its site; None, the default, takes the host name.
         interval_s: seconds between Samples. Default 1.0: what dashboards refresh at; histograms merge, so a longer
             interval loses no accuracy.
@@ -119,6 +122,8 @@ class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     http_host: str = "127.0.0.1"
     http_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8000
     http_socket: SocketPath | None = None
+    username: str = ""
+    password: str = ""
     grpc_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] | None = None
     grpc_socket: SocketPath | None = None
     frames_socket: SocketPath | None = None
@@ -149,3 +154,8 @@ def device_from_hostname(hostname: str) -> str:
     'cam-7-plant-example'
     """
     return re.sub(r"[^a-z0-9]+", "-", hostname.lower()).strip("-")[:63] or "device"
+    def __repr__(self) -> str:
+        fields = ((name, getattr(self, name)) for name in self.__struct_fields__)
+        shown = (f"{name}={'***' if name == 'password' and value else repr(value)}" for name, value in fields)
+        return f"DaemonSettings({', '.join(shown)})"
+

@@ -62,9 +62,11 @@ class MqttLink(MendingLink):
             rng: for the jitter; seeded by the client id unless given, so that no two devices wait alike.
 
         Raises:
-            SettingsError: the url is not of that form, or a certificate can't be read.
+            SettingsError: the url is not of that form, a certificate can't be read, or a password has no username.
         """
         super().__init__(settings, ticks=ticks, rng=rng)
+        if settings.password and not settings.username:
+            raise errors.SettingsError("a password goes with a username; give both")
         if isinstance(will, Will):
             filters.check_topic(will.topic)
         self._will = will

@@ -48,6 +48,39 @@ def test_bundles_in_a_file_are_relative_to_it_and_options_override(config, tmp_p
     assert settings_of("--config", file, "--bundle", "c", "--bundle", "d").bundles == ("c", "d")
 
 
+@pytest.mark.parametrize(
+    ("said", "password"),
+    [('"geheim"', "geheim"), ('"file:secret"', "from the file"), ('"credential:mqtt"', "from systemd")],
+)
+def test_the_brokers_password_comes_from_where_the_setting_says_and_is_shown_nowhere(
+    config, tmp_path, monkeypatch, said, password
+):
+    (tmp_path / "secret").write_text("from the file\n")
+    (tmp_path / "given").mkdir()
+    (tmp_path / "given" / "mqtt").write_text("from systemd\n")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / "given"))
+    settings = settings_of("--config", config(f'username = "cam-7"\npassword = {said}\n'))
+    link = command.mqtt_settings(settings)
+    assert (link.username, link.password) == ("cam-7", password)
+    assert password not in repr(settings) + repr(link)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("file:nowhere", "cannot read the secret"),
+        ("file:empty", "is empty"),
+        ("credential:mqtt", "LoadCredential=mqtt"),
+    ],
+)
+def test_a_password_that_is_not_where_it_should_be_is_refused(config, tmp_path, monkeypatch, said, words):
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    (tmp_path / "empty").write_text("\n")
+    settings = settings_of("--config", config(f'username = "cam-7"\npassword = "{said}"\n'))
+    with pytest.raises(errors.SettingsError, match=words):
+        command.mqtt_settings(settings)
+
+
 def test_sockets_and_the_repository_in_a_file_are_relative_to_it(config, tmp_path):
     settings = settings_of(
         "--config", config('model_repository = "m"\nframes_socket = "/run/f"\n[models.a]\nmax_batch = 4\n')
