@@ -46,14 +46,14 @@ class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
             everywhere.
         threads: CPU threads per engine; 0, the default, leaves the choice to the back end.
         broker: URL of the MQTT broker. Default the loopback one, as ``edge-sdk broker`` opens it.
+        username: at the broker; empty, the default, for none.
+        password: at the broker: ``file:PATH`` for the content of that file, ``credential:NAME`` for what systemd gives
+            by ``LoadCredential=NAME:...``, or as it is; goes with `username`, and is never shown.
         ca_file: certificates to trust with ``mqtts``, relative to this file; None, the default, for the system's.
         cert_file: this device's own certificate for mutual TLS, likewise (`edge-sdk ca issue`); goes with `key_file`.
         key_file: its private key, likewise, or ``credential:NAME`` for what systemd gives by
             ``LoadCredential=NAME:...``.
         site: first part of the device's topics. Default ``default``, for a fleet with one site.
-        username: at the broker; empty, the default, for none.
-        password: at the broker: ``file:PATH`` for the content of that file, ``credential:NAME`` for what systemd gives
-            by ``LoadCredential=NAME:...``, or as it is; goes with `username`, and is never shown.
         device: name of this device in its topics, unique in its site; None, the default, takes the host name.
         interval_s: seconds between Samples. Default 1.0: what dashboards refresh at; histograms merge, so a longer
             interval loses no accuracy.
@@ -113,6 +113,8 @@ class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     backend: Annotated[str, msgspec.Meta(min_length=1)] = "onnxruntime"
     threads: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
     broker: str = "mqtt://127.0.0.1:1883"
+    username: str = ""
+    password: str = ""
     ca_file: str | None = None
     cert_file: str | None = None
     key_file: str | None = None
@@ -122,8 +124,6 @@ class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     http_host: str = "127.0.0.1"
     http_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8000
     http_socket: SocketPath | None = None
-    username: str = ""
-    password: str = ""
     grpc_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] | None = None
     grpc_socket: SocketPath | None = None
     frames_socket: SocketPath | None = None
@@ -146,6 +146,11 @@ class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     idle_power_w: Annotated[float, msgspec.Meta(ge=0, le=10_000)] = 0.0
     state_folder: str | None = None
 
+    def __repr__(self) -> str:
+        fields = ((name, getattr(self, name)) for name in self.__struct_fields__)
+        shown = (f"{name}={'***' if name == 'password' and value else repr(value)}" for name, value in fields)
+        return f"DaemonSettings({', '.join(shown)})"
+
 
 def device_from_hostname(hostname: str) -> str:
     """Gives the host name as a device may be called: lower case, everything else than ``[a-z0-9-]`` a ``-``.
@@ -154,8 +159,3 @@ def device_from_hostname(hostname: str) -> str:
     'cam-7-plant-example'
     """
     return re.sub(r"[^a-z0-9]+", "-", hostname.lower()).strip("-")[:63] or "device"
-    def __repr__(self) -> str:
-        fields = ((name, getattr(self, name)) for name in self.__struct_fields__)
-        shown = (f"{name}={'***' if name == 'password' and value else repr(value)}" for name, value in fields)
-        return f"DaemonSettings({', '.join(shown)})"
-
