@@ -19,9 +19,9 @@ PAYLOADS = ("json", "compact")
 _Record = TypeVar("_Record", telemetry.Sample, telemetry.Birth, telemetry.Status, telemetry.Event, telemetry.Receipt)
 
 _ENCODER = msgspec.json.Encoder()
+_SAMPLE_DECODER = msgspec.json.Decoder(telemetry.Sample)
 _DECODERS: dict[type, msgspec.json.Decoder[object]] = {
-    kind: msgspec.json.Decoder(kind)
-    for kind in (telemetry.Sample, telemetry.Birth, telemetry.Status, telemetry.Event, telemetry.Receipt)
+    kind: msgspec.json.Decoder(kind) for kind in (telemetry.Birth, telemetry.Status, telemetry.Event, telemetry.Receipt)
 }
 UP_RECORDS: dict[str, type] = {
     "up/status": telemetry.Status,
@@ -53,21 +53,51 @@ def from_bytes(payload: bytes, kind: type[_Record]) -> _Record:
         PayloadError: too large, not JSON (or, for a Sample, MessagePack), not that record, or a value outside its
             bounds.
     """
-    if len(payload) > MAX_PAYLOAD_BYTES:
-        raise errors.PayloadError(f"payload of {len(payload)} bytes; at most {MAX_PAYLOAD_BYTES} are read")
+    if kind is telemetry.Sample:
+        sample, _ = sample_and_json(payload)
+        return sample
+    _check_size(payload)
     try:
-        is_compact = kind is telemetry.Sample and compact.is_compact(payload)
-        record = compact.from_bytes(payload).sample if is_compact else _DECODERS[kind].decode(payload)
+        record = _DECODERS[kind].decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise errors.PayloadError(f"not a {kind.__name__}: {error}") from error
-    if not is_compact and b"\\" in payload and b"\\u0000" in payload:
-        raise errors.PayloadError(f"not a {kind.__name__}: a NUL character in a string")
-    if isinstance(record, telemetry.Sample) and not (_is_device(record.device) and is_boot(record.boot)):
-        raise errors.PayloadError(
-            f"not a Sample: device {record.device!r} must match {_DEVICE.pattern}, boot {record.boot!r} {_BOOT.pattern}"
-        )
+    if b"\\" in payload:
+        _check_strings(payload, kind)
     assert isinstance(record, kind)
     return record
+
+
+def sample_and_json(payload: bytes) -> tuple[telemetry.Sample, bytes]:
+    """Gives the Sample in `payload`, and its JSON: `payload` itself, where that is not the compact form.
+
+    Raises:
+        PayloadError: as `from_bytes`.
+    """
+    _check_size(payload)
+    try:
+        if compact.is_compact(payload):
+            sample, payload, _ = compact.from_bytes(payload)
+        else:
+            sample = _SAMPLE_DECODER.decode(payload)
+            if b"\\" in payload:
+                _check_strings(payload, telemetry.Sample)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise errors.PayloadError(f"not a Sample: {error}") from error
+    if not (_is_device(sample.device) and is_boot(sample.boot)):
+        raise errors.PayloadError(
+            f"not a Sample: device {sample.device!r} must match {_DEVICE.pattern}, boot {sample.boot!r} {_BOOT.pattern}"
+        )
+    return sample, payload
+
+
+def _check_size(payload: bytes) -> None:
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise errors.PayloadError(f"payload of {len(payload)} bytes; at most {MAX_PAYLOAD_BYTES} are read")
+
+
+def _check_strings(payload: bytes, kind: type) -> None:
+    if b"\\u0000" in payload:
+        raise errors.PayloadError(f"not a {kind.__name__}: a NUL character in a string")
 
 
 _DEVICE = re.compile(r"[a-z0-9-]{1,63}")

@@ -119,9 +119,10 @@ _DECODER: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(_Sample)
 
 
 class Decoded(NamedTuple):
-    """A Sample and how many places it has that this version does not know."""
+    """A Sample, its JSON, and how many places it has that this version does not know."""
 
     sample: telemetry.Sample
+    json: bytes
     unknown: int
 
 
@@ -171,9 +172,10 @@ def from_bytes(payload: bytes) -> Decoded:
     values["synced"] = msgspec.UNSET if found.synced is None else found.synced
     values["models"] = tuple(_full_window(window) for window in found.models)
     sample = telemetry.Sample(**values)
-    if b"\\u0000" in _JSON_ENCODER.encode(sample):
+    json = _JSON_ENCODER.encode(sample)
+    if b"\\u0000" in json:
         raise errors.PayloadError("not a Sample: a NUL character in a string")
-    return Decoded(sample, _length(payload) - len(PLACES))
+    return Decoded(sample, json, _length(payload) - len(PLACES))
 
 
 def _length(payload: bytes) -> int:

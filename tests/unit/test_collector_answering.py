@@ -42,7 +42,12 @@ def row(device, seq, *, values=(), site="plant", model="m", **readings):
     sample = telemetry.Sample(
         v=1, device=device, boot=BOOT, seq=seq, t=t, up_s=1.0, interval_s=1.0, models=windows, **readings
     )
-    return SampleRow(device, site, BOOT, seq, t, t + 0.5, codec.to_bytes(sample).decode())
+    return SampleRow(device, site, BOOT, seq, t, t + 0.5, codec.to_bytes(sample))
+
+
+def changed(row, old, new):
+    """Gives a row whose payload says `new` where it said `old`."""
+    return row._replace(payload=row.payload.replace(old.encode(), new.encode()))
 
 
 @pytest.fixture
@@ -128,7 +133,7 @@ def test_histograms_of_another_scale_are_added_up_in_the_coarser_one(store, ask)
     coarse_text = histograms.to_text(histogram.histogram_from_values(np.full(10, 8.0), scale=3))
     fine_text = histograms.to_text(histogram.histogram_from_values(np.full(10, 8.0)))
     coarse = row("cam-2", 0, values=[8.0] * 10)
-    put(store, [fine, coarse._replace(payload=coarse.payload.replace(fine_text, coarse_text))], rolled=1)
+    put(store, [fine, changed(coarse, fine_text, coarse_text)], rolled=1)
     (answer,) = ask.quantiles([0.01, 1.0], START_T, START_T + 60)
     assert answer.answers == 20
     assert list(answer.latency_ms.values()) == [pytest.approx(8.0, rel=0.05)] * 2
@@ -180,7 +185,10 @@ def test_latest_is_the_newest_by_its_own_time_of_each_device(store, ask):
 
 def test_a_clock_that_was_ahead_once_does_not_hide_what_comes_later(store, ask):
     ahead = row("cam-1", 0)
-    put(store, [ahead._replace(t=3e10, payload=ahead.payload.replace(f'"t":{START_T}', '"t":3e10')), row("cam-1", 1)])
+    put(
+        store,
+        [ahead._replace(t=3e10, payload=ahead.payload.replace(b'"t":%.1f' % START_T, b'"t":3e10')), row("cam-1", 1)],
+    )
     assert [msgspec.json.decode(one.sample)["seq"] for one in ask.latest()] == [1]
 
 
@@ -190,11 +198,13 @@ def test_a_device_that_claims_the_impossible_leaves_the_others_their_figures(sto
     text = histograms.to_text(histogram.histogram_from_values(np.array([1.0])))
     huge = histograms.to_text(Histogram(6, 2**64 - 1, 2**62, (2**64 - 1, 2**63)))
     coarse = histograms.to_text(Histogram(-20, 0, 0, (5,)))
-    lies = liar.payload.replace(text, huge).replace('"count":1', f'"count":{2**63 - 1}').replace("null", "1e308")
+    lies = (
+        changed(liar, text, huge).payload.replace(b'"count":1', b'"count":%d' % (2**63 - 1)).replace(b"null", b"1e308")
+    )
     again = row("cam-0", 1, values=[1.0])
     put(
         store,
-        [liar._replace(payload=lies), again._replace(payload=again.payload.replace(text, coarse)), honest],
+        [liar._replace(payload=lies), changed(again, text, coarse), honest],
         rolled=rolled,
     )
     window = START_T, START_T + 60
