@@ -2,6 +2,8 @@
 
 import abc
 import itertools
+import math
+import operator
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,6 +11,7 @@ from typing import Any, NamedTuple
 from edge_sdk.collector.store.rows import BootKey, EventRow, Mark, RefusedRow, SampleRow, StateRow
 
 _SEQS_AT_ONCE = 1000
+_SEQ = operator.attrgetter("seq")
 
 
 class Source(NamedTuple):
@@ -73,35 +76,44 @@ class SqlWriting(abc.ABC):
     def add_samples(self, rows: Sequence[SampleRow]) -> list[bool]:
         """Stores Samples; gives for each whether it was new."""
         self._learn_rows(rows)
-        fresh = self._following(rows)
-        if fresh is not None:
-            is_new = [True] * len(rows)
-        else:
-            is_new, fresh = self._sifted(rows)
-        if fresh:
-            self._insert(fresh)
-            self._note_newest(rows if len(fresh) == len(rows) else list(itertools.compress(rows, is_new)))
+        is_new = [True] * len(rows)
+        taken = self._taken(rows)
+        if taken is None:
+            is_new = self._sifted(rows)
+            taken = self._taken(sorted(itertools.compress(rows, is_new), key=_SEQ), are_new=True)
+        if taken:
+            self._insert(taken.rows)
+            self._note_newest(taken.newest)
         return is_new
 
-    def _following(self, rows: Sequence[SampleRow]) -> list[NewRow] | None:
-        """Gives what to insert where each row is newer than all before it of its boot, as most are; else None."""
-        newest: dict[BootKey, int] = {}
-        numbers: dict[BootKey, int] = {}
-        fresh: list[Any] = []  # as NewRow, whose making costs as much as all else here
-        for device, _, boot, seq, t, received_t, payload in rows:
-            key = device, boot
-            before = newest.get(key)
-            if before is None:
-                source = self._known[key]
-                before, numbers[key] = max(source.newest_seq, source.pruned_upto), source.number
-            if seq <= before:
-                return None
-            newest[key] = seq
-            fresh.append((numbers[key], seq, t, received_t, payload))
-        return fresh
+    def _taken(self, rows: Sequence[SampleRow], *, are_new: bool = False) -> "_Taken | None":
+        """Gives what to store where each row is above all before it of its boot, as most are; else None.
 
-    def _sifted(self, rows: Sequence[SampleRow]) -> tuple[list[bool], list[NewRow]]:
-        """Gives for each row whether it is new, and what to insert."""
+        Args:
+            rows: to store.
+            are_new: it is known that they are; then some may be below what is stored already.
+        """
+        newest: dict[BootKey, _Newest] = {}
+        fresh: list[Any] = []  # as NewRow, whose making costs as much as all else here
+        for row in rows:
+            device, _, boot, seq, t, received_t, payload = row
+            of_boot = newest.get((device, boot))
+            if of_boot is None:
+                of_boot = newest[device, boot] = _Newest(self._known[device, boot], row)
+            if seq > of_boot.seq:
+                of_boot.seq = seq
+            elif not are_new:
+                return None
+            of_boot.last = row
+            # When it was taken at the latest: a clock that was ahead once must not hide all that comes later.
+            known_t = t if t < received_t else received_t  # noqa: FURB136  # a call of min() costs four times as much
+            if known_t >= of_boot.latest_t:
+                of_boot.latest_t, of_boot.latest_seq = known_t, seq
+            fresh.append((of_boot.source, seq, t, received_t, payload))
+        return _Taken(fresh, newest)
+
+    def _sifted(self, rows: Sequence[SampleRow]) -> list[bool]:
+        """Gives for each row whether it is new."""
         known = self._known
         maybe = [
             (source.number, row.seq)
@@ -110,16 +122,12 @@ class SqlWriting(abc.ABC):
         ]
         seen = self._stored_among(maybe) if maybe else set()
         is_new: list[bool] = []
-        fresh: list[NewRow] = []
-        for device, _, boot, seq, t, received_t, payload in rows:
-            source = known[device, boot]
-            key = source.number, seq
-            new = seq > source.pruned_upto and key not in seen
-            is_new.append(new)
-            if new:
-                seen.add(key)
-                fresh.append(NewRow(source.number, seq, t, received_t, payload))
-        return is_new, fresh
+        for row in rows:
+            source = known[row.device, row.boot]
+            key = source.number, row.seq
+            is_new.append(row.seq > source.pruned_upto and key not in seen)
+            seen.add(key)
+        return is_new
 
     def set_marks(self, marks: Mapping[BootKey, Mark]) -> None:
         """Stores how far the records of boots have arrived."""
@@ -206,34 +214,44 @@ class SqlWriting(abc.ABC):
         if missing:
             self._learn((*key, site) for key, site in missing.items())
 
-    def _note_newest(self, rows: Sequence[SampleRow]) -> None:
+    def _note_newest(self, newest: Mapping[BootKey, "_Newest"]) -> None:
         """Remembers the newest Sample of each boot, and of each device."""
-        newest: dict[BootKey, SampleRow] = {}
-        sites: dict[BootKey, str] = {}
-        by_device: dict[str, tuple[float, int, SampleRow]] = {}
-        for row in rows:
-            device, site, boot, seq, t, received_t, _ = row
-            key = device, boot
-            if key not in newest or seq > newest[key][3]:
-                newest[key] = row
-            sites[key] = site
-            # When it was taken at the latest: a clock that was ahead once must not hide all that comes later.
-            known_t = min(t, received_t)
-            before = by_device.get(device)
-            if before is None or known_t > before[0] or (known_t == before[0] and seq >= before[1]):
-                by_device[device] = known_t, seq, row
-        newer = {key: row.seq for key, row in newest.items() if row.seq > self._known[key].newest_seq}
+        newer = [(key, of_boot) for key, of_boot in newest.items() if of_boot.seq > self._known[key].newest_seq]
         self.write(
             "UPDATE sources SET newest_seq = ?, site = ? WHERE id = ?",
-            [(seq, sites[key], self._known[key].number) for key, seq in newer.items()],
+            [(of_boot.seq, of_boot.last.site, of_boot.source) for _, of_boot in newer],
         )
-        self._known |= {key: self._known[key]._replace(newest_seq=seq) for key, seq in newer.items()}
+        self._known |= {key: self._known[key]._replace(newest_seq=of_boot.seq) for key, of_boot in newer}
+        latest: dict[str, _Newest] = {}
+        for (device, _), of_boot in newest.items():
+            other = latest.get(device)
+            if other is None or (of_boot.latest_t, of_boot.latest_seq) >= (other.latest_t, other.latest_seq):
+                latest[device] = of_boot
         self.write(
             "INSERT INTO devices (device, site, source, seq, t) VALUES (?, ?, ?, ?, ?) "
             "ON CONFLICT (device) DO UPDATE SET site = excluded.site, source = excluded.source, seq = excluded.seq, "
             "t = excluded.t WHERE excluded.t >= devices.t",
             [
-                (name, row.site, self._known[name, row.boot].number, seq, known_t)
-                for name, (known_t, seq, row) in sorted(by_device.items())
+                (device, one.last.site, one.source, one.latest_seq, one.latest_t)
+                for device, one in sorted(latest.items())
             ],
         )
+
+
+class _Newest:
+    """The newest Sample of one boot in a batch: the highest, and the one that was taken last."""
+
+    __slots__ = ("last", "latest_seq", "latest_t", "seq", "source")
+
+    def __init__(self, source: Source, row: SampleRow) -> None:
+        self.source = source.number
+        self.seq = max(source.newest_seq, source.pruned_upto)
+        self.last = row
+        self.latest_t, self.latest_seq = -math.inf, -1
+
+
+class _Taken(NamedTuple):
+    """Rows to store, and the newest of them by boot."""
+
+    rows: list[NewRow]
+    newest: dict[BootKey, _Newest]
