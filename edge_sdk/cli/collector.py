@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from edge_sdk import clock, errors
 from edge_sdk.cli import settings_file, show, signals
 from edge_sdk.cli.command import Command
 from edge_sdk.collector.answering import Answering
+from edge_sdk.collector.forwarding import Forwarding
 from edge_sdk.collector.service import Collector, CollectorState
 from edge_sdk.collector.settings import CollectorSettings, shown_database
 from edge_sdk.collector.store import migration
@@ -26,7 +28,7 @@ _LOG = logging.getLogger(__name__)
 _REPORT_S = 10.0
 _STALLED_S = 60.0  # far beyond any wait for the database, which is half a second at a time
 _IN_FLIGHT_MAX = 1000  # receipts for a fleet that was away go out at once
-_OPTIONS = ("broker", "database", "web", "share", "site")
+_OPTIONS = ("broker", "database", "web", "victoria", "share", "site")
 _PATHS = ("database", "ca_file", "cert_file", "key_file")
 _SECRETS = ("password",)
 
@@ -40,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--web", metavar="HOST:PORT", help="query API and /metrics (default 127.0.0.1:8780; '' for none)"
+    )
+    parser.add_argument(
+        "--victoria", metavar="URL", help="carry stored Samples on to this VictoriaMetrics, http://HOST:8428"
     )
     parser.add_argument(
         "--share", metavar="GROUP", help="share the fleet with the other collectors of this group, on one PostgreSQL"
@@ -66,7 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
     with contextlib.ExitStack() as closing, signals.Stop() as stop:
         try:
             collector.start()
-            _answer(settings, collector, closing)
+            forwarding = _forward(settings, closing)
+            _answer(settings, _counts(collector, forwarding), closing)
             _LOG.info("storing %s of %s in %s", settings.site or "all sites", settings.broker, place)
             while not stop.wait(_REPORT_S):
                 state, link_state = collector.snapshot(), link.snapshot()
@@ -97,15 +103,31 @@ def _migrate(source: str, target: str, *, is_json: bool) -> int:
     return 0
 
 
-def _answer(settings: CollectorSettings, collector: Collector, closing: contextlib.ExitStack) -> None:
+def _forward(settings: CollectorSettings, closing: contextlib.ExitStack) -> Forwarding | None:
+    """Carries stored Samples on until the stack is left, if that is wanted."""
+    if not settings.victoria:
+        return None
+    url = settings_file.secret_from_text(settings.victoria)
+    forwarding = Forwarding(settings.database, url, clock.SystemClock())
+    closing.callback(forwarding.close)
+    _LOG.info("carried on to %s", shown_database(url))
+    return forwarding
+
+
+def _counts(collector: Collector, forwarding: Forwarding | None) -> Callable[[], dict[str, float]]:
+    def counts() -> dict[str, float]:
+        state = msgspec.structs.asdict(collector.snapshot())
+        if forwarding is not None:
+            state |= msgspec.structs.asdict(forwarding.snapshot())
+        return {name: float(value) for name, value in state.items() if not isinstance(value, str)}
+
+    return counts
+
+
+def _answer(settings: CollectorSettings, counts: Callable[[], dict[str, float]], closing: contextlib.ExitStack) -> None:
     """Answers questions until the stack is left; without its port the collector still collects."""
     if not settings.web:
         return
-
-    def counts() -> dict[str, float]:
-        state = msgspec.structs.asdict(collector.snapshot())
-        return {name: float(value) for name, value in state.items() if not isinstance(value, str)}
-
     try:
         answering = Answering(settings, counts, clock.SystemClock())
     except errors.UsageError as error:

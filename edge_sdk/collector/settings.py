@@ -27,6 +27,9 @@ class CollectorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
             in the working folder. ``postgresql://USER@HOST/NAME`` for PostgreSQL, which several collectors can share.
         web: ``HOST:PORT`` of the query API and of ``/metrics``; empty for none. Default ``127.0.0.1:8780``: it asks
             nobody who they are, so that what else may read it is for a proxy to say.
+        victoria: ``http://HOST:8428`` of a VictoriaMetrics to which stored Samples are carried on, ``https://USER:PASSWORD@HOST``
+            likewise (never shown), or ``credential:NAME`` for such a URL; empty, the default, for none. Start that
+            with ``-dedup.minScrapeInterval=1ms``: after a break it gets its last half minute once more.
         share: group of collectors that share one fleet and one PostgreSQL, each message going to one of them (MQTT 5
             shared subscription); empty, the default, for a collector alone. The process number goes behind
             `client_id`.
@@ -56,6 +59,7 @@ class CollectorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     key_file: str = ""
     database: Annotated[str, msgspec.Meta(min_length=1)] = "telemetry.db"
     web: Annotated[str, msgspec.Meta(max_length=300)] = "127.0.0.1:8780"
+    victoria: Annotated[str, msgspec.Meta(max_length=300)] = ""
     share: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]{0,63}$(?!\n)")] = ""
     site: telemetry.DeviceId | None = None
     batch_records: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 2000
@@ -71,6 +75,7 @@ class CollectorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     def __repr__(self) -> str:
         fields = ((name, getattr(self, name)) for name in self.__struct_fields__)
         hidden = {"password": "***" if self.password else "", "database": shown_database(self.database)}
+        hidden["victoria"] = shown_database(self.victoria)
         return f"CollectorSettings({', '.join(f'{name}={hidden.get(name, value)!r}' for name, value in fields)})"
 
 

@@ -267,6 +267,26 @@ def test_a_roll_up_beside_an_open_transaction_counts_each_sample_once(database, 
     assert [one.value for one in ask.series("power_w", START_T, START_T + 60)] == [[1.0], [1.0], []]
 
 
+def test_what_reads_on_from_a_place_gets_every_rolled_sample_once_and_in_parts(database, store):
+    put(store, *(row(seq) for seq in range(7)))
+    reader = opening.open_reader(database)
+    assert not reader.rolled_after((0, 0), 10)
+    while store.roll_up(limit=100):
+        pass
+    found = []
+    for _ in range(3):
+        with store.transaction():
+            place = store.place("onward")
+        part = reader.rolled_after(place, 3)
+        found += [(device, site, t) for _, device, site, t, _ in part]
+        with store.transaction():
+            store.keep_place("onward", part[-1][0])
+    reader.close()
+    assert found == [("cam-1", "plant", START_T + seq) for seq in range(7)]
+    with store.transaction():
+        assert store.place("another") == (0, 0)
+
+
 def test_a_server_that_restarts_is_connected_to_again():
     """A server of its own, as the others are using theirs."""
     with postgres_server.running("fsync=off") as url:

@@ -16,12 +16,13 @@ SILENT_S = 300.0
 """After it the last values are no longer shown."""
 
 _UNITS = {"_w": "_watts", "_c": "_celsius", "_j": "_joules", "_hz": "_hertz"}
-_GAUGES = tuple(
+GAUGES = tuple(
     metric for metric in metrics.METRICS if not metric.is_map and metric.name not in ("power_boundary", "power_mode")
 )
+"""The metrics that are shown."""
 
 
-class _Window(msgspec.Struct):
+class ShownWindow(msgspec.Struct):
     """What is shown of a model."""
 
     model: str
@@ -31,21 +32,23 @@ class _Window(msgspec.Struct):
     energy_per_inference_j: float | None
 
 
-_Gauges: type[msgspec.Struct] = msgspec.defstruct(
-    "_Gauges",
+_Shown: type[msgspec.Struct] = msgspec.defstruct(
+    "_Shown",
     [
-        ("models", list[_Window], msgspec.field(default_factory=list)),
-        *((metric.name, float | bool | None, None) for metric in _GAUGES),
+        ("models", list[ShownWindow], msgspec.field(default_factory=list)),
+        *((metric.name, float | bool | None, None) for metric in GAUGES),
     ],
 )
-_DECODER = msgspec.json.Decoder(_Gauges)
+DECODER = msgspec.json.Decoder(_Shown)
+"""Of a stored Sample: gives its models and, after them, each of GAUGES."""
 
-_MODELS = (
+MODELS = (
     ("edge_model_throughput_hertz", "answers per second over the last interval", 1.0),
     ("edge_model_latency_p50_seconds", "median latency inside the daemon over the last interval", 1e-3),
     ("edge_model_latency_p99_seconds", "99th percentile of that latency", 1e-3),
     ("edge_model_energy_per_inference_joules", "energy of the last interval per answer", 1.0),
 )
+"""Name, meaning and factor of each number of `ShownWindow`."""
 
 
 def name_of(metric: str) -> str:
@@ -79,11 +82,11 @@ def page(latest: Sequence[answers.Latest], own: Mapping[str, float], now_t: floa
         for label, one in zip(labels, latest, strict=True)
     ]
     present = [
-        (label, one, msgspec.structs.astuple(_DECODER.decode(one.sample)))
+        (label, one, msgspec.structs.astuple(DECODER.decode(one.sample)))
         for label, one in zip(labels, latest, strict=True)
         if now_t - one.received_t <= SILENT_S
     ]
-    for column, metric in enumerate(_GAUGES, 1):
+    for column, metric in enumerate(GAUGES, 1):
         name = name_of(metric.name)
         lines += _head(name, metric.meaning)
         lines += [f"{name}{label} {value!r}" for label, value in _values(present, column)]
@@ -103,7 +106,7 @@ def _model_lines(present: Sequence[tuple[str, answers.Latest, tuple[Any, ...]]])
         for window in windows
     ]
     lines: list[str] = []
-    for column, (name, meaning, factor) in enumerate(_MODELS):
+    for column, (name, meaning, factor) in enumerate(MODELS):
         lines += _head(name, meaning)
         lines += [f"{name}{label} {values[column] * factor!r}" for label, values in rows if values[column] is not None]
     return lines

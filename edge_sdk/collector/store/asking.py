@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
 from edge_sdk import errors
+from edge_sdk.collector.store.rows import Place
 
 _HOUR_S = 3600
 _LONG_S = 48 * _HOUR_S
@@ -19,6 +20,17 @@ class Reader(Protocol):
 
     def snapshot(self) -> AbstractContextManager["Snapshot"]:
         """Gives one consistent view of the store.
+
+        Raises:
+            StoreError: it can't be read.
+        """
+        ...
+
+    def rolled_after(self, place: Place, limit: int) -> Sequence[tuple[Place, str, str, float, str]]:
+        """Gives the first `limit` Samples after a place, of those that are rolled up: nothing comes in before these.
+
+        Returns:
+            Place, device, site, time and payload of each.
 
         Raises:
             StoreError: it can't be read.

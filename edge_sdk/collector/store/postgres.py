@@ -13,7 +13,7 @@ import psycopg
 
 from edge_sdk import errors
 from edge_sdk.collector.store import rolling, samples, schema
-from edge_sdk.collector.store.rows import BootKey, Retention, Table
+from edge_sdk.collector.store.rows import BootKey, Place, Retention, Table
 from edge_sdk.collector.store.writing import NewRow, Source, SqlWriting
 
 _CONNECT_S = 5
@@ -290,6 +290,21 @@ class PostgresReader:
             raise errors.StoreError(f"the database can't be read: {_said(error)}") from error
         finally:
             self._keep(db)
+
+    def rolled_after(self, place: Place, limit: int) -> Sequence[tuple[Place, str, str, float, str]]:
+        """Gives the first `limit` Samples after a place, of those that are rolled up.
+
+        Raises:
+            StoreError: it can't be read.
+        """
+        with self.snapshot() as snapshot:
+            found = snapshot.rows(
+                "SELECT r.batch::text, r.id, s.device, s.site, r.t, r.payload FROM sample_rows AS r "  # noqa: S608
+                "JOIN sources AS s ON s.id = r.source WHERE (r.batch, r.id) > (?::text::xid8, ?) "
+                f"AND (r.batch, r.id) <= {_ROLLED} ORDER BY r.batch, r.id LIMIT ?",
+                (str(place[0]), place[1], limit),
+            )
+        return [((int(batch), number), device, site, t, payload) for batch, number, device, site, t, payload in found]
 
     def close(self) -> None:
         """Ends the connections."""

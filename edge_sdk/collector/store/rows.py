@@ -62,6 +62,10 @@ Mark = tuple[int, int]
 """(upto, lost): how far the records of one boot have arrived, and how many of these never will."""
 
 
+Place = tuple[int, int]
+"""How far something that goes on from here has read; of no meaning but to the store, and larger further on."""
+
+
 class Retention(NamedTuple):
     """For how many days each resolution is kept, counted from when it arrived here."""
 
@@ -134,6 +138,14 @@ class Store(Protocol):
 
     def prune(self, retention: Retention, now_s: float, *, limit: int) -> int:
         """Deletes up to `limit` rows that are past their time; gives how many. Never what is not rolled up yet."""
+        ...
+
+    def place(self, name: str) -> Place:
+        """Gives how far `name` has read; before everything if it never did."""
+        ...
+
+    def keep_place(self, name: str, place: Place) -> None:
+        """Stores how far `name` has read."""
         ...
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from edge_sdk import errors
 from edge_sdk.collector.store import rolling, samples, schema
-from edge_sdk.collector.store.rows import BootKey, Retention
+from edge_sdk.collector.store.rows import BootKey, Place, Retention
 from edge_sdk.collector.store.writing import NewRow, Source, SqlWriting
 
 _APPLICATION_ID = 0x45444745  # "EDGE"; tells our files from other programs'
@@ -223,6 +223,21 @@ class SqliteReader:
                 yield SqliteSnapshot(db)
         except sqlite3.Error as error:
             raise errors.StoreError(f"the database can't be read: {error}") from error
+
+    def rolled_after(self, place: Place, limit: int) -> Sequence[tuple[Place, str, str, float, str]]:
+        """Gives the first `limit` Samples after a place, of those that are rolled up.
+
+        Raises:
+            StoreError: it can't be read.
+        """
+        with self.snapshot() as snapshot:
+            found = snapshot.rows(
+                "SELECT r.id, s.device, s.site, r.t, r.payload FROM sample_rows AS r JOIN sources AS s "
+                "ON s.id = +r.source WHERE r.id > ? AND r.id <= (SELECT value FROM progress WHERE name = 'rolled') "
+                "ORDER BY r.id LIMIT ?",
+                (place[1], limit),
+            )
+        return [((0, number), device, site, t, payload) for number, device, site, t, payload in found]
 
     def close(self) -> None:
         """Does nothing: a question closes what it opened."""

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from edge_sdk.collector.store.rows import BootKey, EventRow, Mark, RefusedRow, SampleRow, StateRow
+from edge_sdk.collector.store.rows import BootKey, EventRow, Mark, Place, RefusedRow, SampleRow, StateRow
 
 _SEQS_AT_ONCE = 1000
 _SEQ = operator.attrgetter("seq")
@@ -197,6 +197,21 @@ class SqlWriting(abc.ABC):
         """Gives how many Samples of all devices are lost."""
         # Summed here: a database's own sum may fail beyond 63 bits, which a device that lies can reach.
         return sum(row[0] for row in self.rows("SELECT lost FROM sources WHERE lost > 0"))
+
+    def place(self, name: str) -> Place:
+        """Gives how far `name` has read; before everything if it never did."""
+        found: dict[str, int] = {
+            row[0]: row[1]
+            for row in self.rows("SELECT name, value FROM progress WHERE name IN (?, ?)", (name, f"{name}_id"))
+        }
+        return found.get(name, 0), found.get(f"{name}_id", 0)
+
+    def keep_place(self, name: str, place: Place) -> None:
+        """Stores how far `name` has read."""
+        self.write(
+            "INSERT INTO progress (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+            [(name, place[0]), (f"{name}_id", place[1])],
+        )
 
     def number(self, query: str, values: Sequence[Any] = ()) -> int:
         """Gives the one number that a query answers."""
