@@ -97,3 +97,17 @@ NAMES: tuple[str, ...] = tuple(metric.name for metric in METRICS)
 
 MAPS: tuple[str, ...] = tuple(metric.name for metric in METRICS if metric.is_map)
 """Those with one value for each of several parts."""
+
+_SPELLED_OUT = {"_w": "_watts", "_c": "_celsius", "_j": "_joules", "_hz": "_hertz"}
+
+
+def prometheus_name(name: str) -> str:
+    """Gives a metric's name in Prometheus, device's and collector's pages alike: base units spelt out.
+
+    >>> prometheus_name("power_w"), prometheus_name("fan_ratio")
+    ('edge_power_watts', 'edge_fan_ratio')
+    """
+    for short, full in _SPELLED_OUT.items():
+        if name.endswith(short):
+            return f"edge_{name.removesuffix(short)}{full}"
+    return f"edge_{name}"

@@ -205,7 +205,7 @@ def test_prometheus_own_checker_finds_nothing_to_say_about_the_page(broker, flee
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
     control = subprocess.run(
         ["promtool", "check", "metrics"],
-        input=text + "edge_power_w{} one\n",
+        input=text + "edge_power_watts{} one\n",
         capture_output=True,
         text=True,
         timeout=30,

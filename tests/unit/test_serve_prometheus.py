@@ -2,6 +2,7 @@
 
 import re
 
+from edge_sdk.collector.export import prometheus as collected
 from edge_sdk.device.serve import prometheus
 from edge_sdk.records import metrics, telemetry
 
@@ -20,10 +21,10 @@ def page(**more):
 def test_what_was_read_is_there_under_our_names_and_tritons():
     lines = page(power_w=5.5, gpu_utilization_ratio=0.5, throttled=True, rails_w={"VDD_IN": 5.5}, power_mode="25W")
     for line in (
-        'edge_power_w{device="cam-7"} 5.5',
+        'edge_power_watts{device="cam-7"} 5.5',
         'edge_gpu_utilization_ratio{device="cam-7"} 0.5',
         'edge_throttled{device="cam-7"} 1',
-        'edge_rails_w{device="cam-7",part="VDD_IN"} 5.5',
+        'edge_rails_watts{device="cam-7",part="VDD_IN"} 5.5',
         'edge_power_mode{device="cam-7",value="25W"} 1',
         'edge_missing{device="cam-7"} 1',
         'edge_simulated{device="cam-7"} 0',
@@ -35,7 +36,7 @@ def test_what_was_read_is_there_under_our_names_and_tritons():
 
 def test_what_was_not_read_is_left_out_and_never_0():
     lines = page()
-    assert not any("power_w" in line or "fan_ratio" in line or "throttled" in line for line in lines)
+    assert not any("power_watts" in line or "fan_ratio" in line or "throttled" in line for line in lines)
 
 
 def test_every_metric_of_the_catalogue_has_its_place():
@@ -45,8 +46,9 @@ def test_every_metric_of_the_catalogue_has_its_place():
         values[metric.name] = {"a": 1.0} if metric.is_map else "x" if "str" in str(kind) else 1
     lines = page(**values)
     for metric in metrics.METRICS:
-        assert any(line.startswith(f"edge_{metric.name}{{") for line in lines), metric.name
-        assert f"# HELP edge_{metric.name} {metric.meaning}" in lines
+        name = metrics.prometheus_name(metric.name)
+        assert any(line.startswith(f"{name}{{") for line in lines), name
+        assert f"# HELP {name} {metric.meaning}" in lines
 
 
 def test_every_line_is_of_the_text_format_whatever_a_driver_names_its_parts():
@@ -54,3 +56,9 @@ def test_every_line_is_of_the_text_format_whatever_a_driver_names_its_parts():
     for line in lines:
         assert line.startswith("#") or LINE.fullmatch(line), line
     assert 'edge_simulated{device="cam-7"} 1' in lines
+
+
+def test_the_device_and_the_collector_name_a_metric_alike():
+    values = {metric.name: 1.0 for metric in metrics.METRICS if not metric.is_map and metric.unit}
+    of_device = {line.split("{")[0] for line in page(**values) if line.startswith("edge_")}
+    assert {metrics.prometheus_name(metric.name) for metric in collected.GAUGES} <= of_device | {"edge_throttled"}

@@ -15,7 +15,6 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SILENT_S = 300.0
 """After it the last values are no longer shown."""
 
-_UNITS = {"_w": "_watts", "_c": "_celsius", "_j": "_joules", "_hz": "_hertz"}
 GAUGES = tuple(
     metric for metric in metrics.METRICS if not metric.is_map and metric.name not in ("power_boundary", "power_mode")
 )
@@ -51,18 +50,6 @@ MODELS = (
 """Name, meaning and factor of each number of `ShownWindow`."""
 
 
-def name_of(metric: str) -> str:
-    """Gives a metric's name in Prometheus.
-
-    >>> name_of("power_w")
-    'edge_power_watts'
-    """
-    for short, full in _UNITS.items():
-        if metric.endswith(short):
-            return f"edge_{metric.removesuffix(short)}{full}"
-    return f"edge_{metric}"
-
-
 def page(latest: Sequence[answers.Latest], own: Mapping[str, float], now_t: float) -> str:
     """Gives the page.
 
@@ -87,7 +74,7 @@ def page(latest: Sequence[answers.Latest], own: Mapping[str, float], now_t: floa
         if now_t - one.received_t <= SILENT_S
     ]
     for column, metric in enumerate(GAUGES, 1):
-        name = name_of(metric.name)
+        name = metrics.prometheus_name(metric.name)
         lines += _head(name, metric.meaning)
         lines += [f"{name}{label} {value!r}" for label, value in _values(present, column)]
     lines += _model_lines(present)

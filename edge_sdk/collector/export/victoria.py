@@ -16,12 +16,13 @@ import msgspec
 
 from edge_sdk import errors
 from edge_sdk.collector.export import prometheus
+from edge_sdk.records import metrics
 
 _TIMEOUT_S = 10.0
 _STARTED = re.compile(rb"^process_start_time_seconds (\S+)", re.MULTILINE)
 _SPECIAL = re.compile(r"[,= \\]")
 
-_FIELDS = tuple(prometheus.name_of(metric.name).removeprefix("edge_") for metric in prometheus.GAUGES)
+_FIELDS = tuple(metrics.prometheus_name(metric.name).removeprefix("edge_") for metric in prometheus.GAUGES)
 _MODEL_FIELDS = tuple((name.removeprefix("edge_model_"), factor) for name, _, factor in prometheus.MODELS)
 
 

@@ -59,13 +59,14 @@ def page(models: Iterable[Model], device: str, sample: telemetry.Sample | None) 
 
 
 def _own_lines(sample: telemetry.Sample, device: str) -> Iterator[str]:
-    """Every metric of the catalogue as ``edge_NAME``; what was not read is left out, and counted."""
+    """Every metric of the catalogue by its name in Prometheus; what was not read is left out, and counted."""
     for metric in metrics.METRICS:
         found = dict(_values(getattr(sample, metric.name)))
         if found:
-            yield f"# HELP edge_{metric.name} {metric.meaning}"
-            yield f"# TYPE edge_{metric.name} gauge"
-            yield from (f'edge_{metric.name}{{device="{device}"{labels}}} {value}' for labels, value in found.items())
+            name = metrics.prometheus_name(metric.name)
+            yield f"# HELP {name} {metric.meaning}"
+            yield f"# TYPE {name} gauge"
+            yield from (f'{name}{{device="{device}"{labels}}} {value}' for labels, value in found.items())
     for name, meaning, value in (
         ("missing", "metrics of the catalogue that could not be read; the Sample says why", len(sample.missing)),
         ("simulated", "1 when the board was made up", int(sample.simulated)),
@@ -77,11 +78,11 @@ def _own_lines(sample: telemetry.Sample, device: str) -> Iterator[str]:
         )
     energies = [one for one in sample.models if one.energy_per_inference_j is not None]
     if energies:
-        yield "# HELP edge_energy_per_inference_j J per answer in the last interval"
-        yield "# TYPE edge_energy_per_inference_j gauge"
+        yield "# HELP edge_model_energy_per_inference_joules energy of the last interval per answer"
+        yield "# TYPE edge_model_energy_per_inference_joules gauge"
         for one in energies:
             labels = f'device="{device}",model="{_escaped(one.model)}"'
-            yield f"edge_energy_per_inference_j{{{labels}}} {one.energy_per_inference_j}"
+            yield f"edge_model_energy_per_inference_joules{{{labels}}} {one.energy_per_inference_j}"
 
 
 def _values(value: object) -> Iterator[tuple[str, float | int]]:
