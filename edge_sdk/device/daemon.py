@@ -15,6 +15,7 @@ from edge_sdk.device import keeping, reports
 from edge_sdk.device.deployment import Deployment
 from edge_sdk.device.entrances import Entrances
 from edge_sdk.device.notify import Notifier
+from edge_sdk.device.rollback import Rollback
 from edge_sdk.device.sense import board, ending, files, machine, together
 from edge_sdk.device.sense.happenings import Happening
 from edge_sdk.device.sense.protocol import Sensor
@@ -112,6 +113,7 @@ class Daemon:
             self._deployment = Deployment(settings, clocks=clocks, memory=memory, machine_boot=machine_boot)
             undo.callback(self._deployment.stop)
             self._models = self._deployment.models
+            self._rollback = Rollback(self._deployment, settings.models)
             self._finishing = threading.Thread(target=self._deployment.finish, name="finish engines", daemon=True)
             undo.callback(self._models.close)
             self._entrances = Entrances(settings, self._deployment, clocks=clocks, sample=lambda: self._last_sample)
@@ -194,6 +196,7 @@ class Daemon:
         for news in (*self._sensors.take_happenings(), *self._deployment.take_news()):
             self._tell(Happening(*news))
         self._forwarder.send_due()
+        self._rollback.judge(windows)
         if reports.has_progress(windows):
             self._notifier.progress()
             self._deployment.prove()

@@ -1,13 +1,13 @@
 """From bundles at hand to models that are served: at the start, and while requests run.
 
 A new version is verified, loaded and ready before the old one is taken away, and the old one is closed when its last
-request has left, so an exchange fails no request. A version that crashes or hangs the daemon is not tried for ever: see
+request has left, so an exchange fails no request. While an engine is built for one model, the others come and go. A
+version that crashes or hangs the daemon, or is slower than its limit, is not tried for ever: see
 `edge_sdk.device.slots.trials`.
 """
 
 import contextlib
 import logging
-import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -16,8 +16,9 @@ from edge_sdk.device.serve.gate import Scheduling
 from edge_sdk.device.serve.models import Model
 from edge_sdk.device.serve.served import Models
 from edge_sdk.device.settings import DaemonSettings, ModelSettings
-from edge_sdk.device.slots import loading
+from edge_sdk.device.slots import exchanging, loading
 from edge_sdk.device.slots.catalogue import Catalogue
+from edge_sdk.device.slots.exchanging import Exchanges
 from edge_sdk.device.slots.finishing import Finisher, News
 from edge_sdk.device.slots.loading import Slot
 from edge_sdk.device.slots.proving import Proving
@@ -69,11 +70,13 @@ class Deployment:
         self._memory = memory if settings.state_folder is None else Path(settings.state_folder) / "variants"
         repository = None if settings.model_repository is None else Path(settings.model_repository)
         self._catalogue = Catalogue(map(Path, settings.bundles), repository)
-        self._changing = threading.Lock()
+        self._exchanges = Exchanges(limit_s=settings.load_limit_s)
+        self._news: list[News] = []
         self._on_change: Callable[[], None] = lambda: None
         self.refused: dict[Path, str] = {}
         engines = None if settings.state_folder is None else Path(settings.state_folder) / "engines"
-        self._finisher = Finisher(backend=settings.backend, root=engines, builder=builder)
+        limit_s = settings.build_limit_s
+        self._finisher = Finisher(backend=settings.backend, root=engines, builder=builder, limit_s=limit_s)
         self._unfinished: list[str] = []
         state = None if settings.state_folder is None else Path(settings.state_folder)
         self._proving = Proving(state, starts=settings.trial_starts, machine_boot=machine_boot)
@@ -106,14 +109,15 @@ class Deployment:
 
         Raises:
             InputError: not allowed here, or there is no such bundle. Nothing was changed, here and below.
+            BusyError: it is being loaded already.
             BundleError: a bundle was refused.
-            EngineError: a back end could not load it.
+            EngineError: a back end could not load it, or not in time.
         """
         self._check_allowed()
         self._load(name)
 
     def _load(self, name: str) -> None:
-        with self._changing:
+        with self._exchanges.alone(name):
             folders = self._catalogue.wanted_of(name, self._allowed)
             if not folders:
                 self._check_good(name)
@@ -123,25 +127,41 @@ class Deployment:
                 )
             for folder in folders:
                 self._finisher.finish(folder)
-            fresh = self._loaded(folders)
-            kept = {model.digest: model for model in self.models.versions(name)}
-            for model in fresh:
-                if model.digest in kept:
-                    model.close()
-            self.models.put(name, [kept.get(model.digest, model) for model in fresh])
-            self._begin_trial()
+            with self._exchanges.turn():
+                fresh = self._loaded_in_time(name, folders)
+                kept = {model.digest: model for model in self.models.versions(name)}
+                _close_all(model for model in fresh if model.digest in kept)
+                self.models.put(name, [kept.get(model.digest, model) for model in fresh])
+                self._begin_trial()
             self._finisher.forget_all_but(entry.folder for entry in self._catalogue.entries())
         _LOG.info("serving %s in version %s", name, ", ".join(model.version for model in self.models.versions(name)))
         self._on_change()
+
+    def _loaded_in_time(self, name: str, folders: list[Path]) -> list[Model]:
+        limit_s = self._exchanges.limit_s
+        try:
+            return exchanging.within(limit_s, lambda: self._loaded(folders), _close_all)
+        except TimeoutError:
+            self._proving.give_up()
+            refusal: errors.EdgeError = errors.EngineError(
+                f"{name} was not loaded within {limit_s:g} s and is given up; what was served stays. "
+                "If it needs longer, raise load_limit_s in device.toml"
+            )
+        except errors.EdgeError as error:
+            refusal = error
+        details = {"bundle": folders[0].name}
+        self._news.append(News("bundle_refused", f"{name} is not exchanged: {refusal}"[:2000], details))
+        raise refusal
 
     def unload(self, name: str) -> None:
         """Serves nothing under a name any more; requests inside run to their end.
 
         Raises:
             InputError: not allowed here, or nothing of that name is served.
+            BusyError: it is being loaded.
         """
         self._check_allowed()
-        with self._changing:
+        with self._exchanges.alone(name):
             if not self.models.versions(name):
                 raise errors.InputError(f"failed to unload '{name[:200]}', it is not served")
             self.models.put(name, ())
@@ -164,8 +184,10 @@ class Deployment:
                 _LOG.warning("%s is not served in its newest version: %s", name, error)
 
     def take_news(self) -> list[News]:
-        """Gives what there is to tell of builds since the call before."""
-        return self._finisher.take_news()
+        """Gives what there is to tell of builds and exchanges since the call before."""
+        found = self._news[:]
+        del self._news[: len(found)]  # each atomic: what other threads put in between stays for the next time
+        return [*self._finisher.take_news(), *found]
 
     def take_failures(self) -> list[News]:
         """Gives which versions were found to crash or hang the daemon, each once on this device."""
@@ -175,6 +197,26 @@ class Deployment:
         """Confirms what is served when it has been up for long enough; call it as long as there is progress."""
         if self._clock.boot_s() >= self._proven_s:
             self._proving.confirm()
+
+    def on_trial(self) -> list[Model]:
+        """Gives what is served and has not been up for long enough to count as good."""
+        return [model for model in self.models if self._proving.is_on_trial(model.digest)]
+
+    def condemn(self, model: Model, reason: str) -> bool:
+        """Notes that a version is not to be served any more; tells whether another one may be in its place.
+
+        Where there is none, nothing is noted: a poor model is better than no model.
+        """
+        entries = [entry for entry in self._catalogue.entries() if entry.name == model.name]
+        others = self._allowed([entry.folder for entry in entries if entry.digest != model.digest])
+        if others:
+            self._proving.condemn(model.digest, reason)
+        return bool(others)
+
+    def replace(self, name: str) -> None:
+        """Serves what may be served of a model now, and has it told; raises as `load` does."""
+        self._load(name)
+        self._news += self.take_failures()
 
     def stop(self) -> None:
         """Ends a build that runs, and begins no other; from here on the end is orderly."""
@@ -284,3 +326,8 @@ class Deployment:
                 "is not free; leave max_batch out, or build the bundle with a free batch axis"
             )
         return model
+
+
+def _close_all(models: Iterable[Model]) -> None:
+    for model in models:
+        model.close()

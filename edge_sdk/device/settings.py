@@ -27,6 +27,10 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         instances: engines of this model that run at the same time, each with its weights in memory. 0, the default,
             takes one for each `threads` cores, and one for a model under 30 us, which is faster in one thread than
             in two.
+        p99_limit_ms: milliseconds within which 99 % of the requests to a new version must be answered, waiting
+            included; one that takes longer in its trial (`trial_window_s`), over a hundred requests at least, gives way
+            to the version before it. Default none: what is too slow only the application knows, and a busy board must
+            not undo an update.
     """
 
     queue_size: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 64
@@ -34,6 +38,7 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     max_batch: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1
     batch_wait_us: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 0
     instances: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
+    p99_limit_ms: Annotated[float, msgspec.Meta(gt=0, le=3_600_000)] | None = None
 
 
 class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -77,6 +82,10 @@ class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         trial_starts: so many starts in a row that a crash, a hang or want of memory ended before that, and the version
             is not tried again: the newest one that was good before it is served, or none. Default 3: three versions of
             one model can fail before systemd gives up after ten starts.
+        load_limit_s: seconds that a version may take to load while the daemon runs; one that takes longer is given up,
+            and what was served stays. Default 300.0: the trial of an engine in a process of its own may take 120.
+        build_limit_s: seconds that the compiler may take for one engine on this board; then its process is ended.
+            Default 3600.0: long enough for large networks on small boards, and a compiler that hangs ends some time.
         model_control: whether clients may load and unload models. Default false: anyone who reaches the port could
             take a model away.
         models: a table ``[models.NAME]`` for each model that is to be queued or batched otherwise than by default.
@@ -133,6 +142,8 @@ class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     model_repository: Annotated[str, msgspec.Meta(min_length=1)] | None = None
     trial_window_s: Seconds = 60.0
     trial_starts: Annotated[int, msgspec.Meta(ge=1, le=3)] = 3
+    load_limit_s: Seconds = 300.0
+    build_limit_s: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 3600.0
     model_control: bool = False
     models: Annotated[dict[str, ModelSettings], msgspec.Meta(max_length=64)] = {}
     http_body_bytes: Annotated[int, msgspec.Meta(ge=1024, le=2**31)] = 64 * 1024 * 1024

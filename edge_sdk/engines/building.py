@@ -37,10 +37,12 @@ class Builder:
     Args:
         root: the device's folder of own engines.
         compiler: a row of `compilers.COMPILERS`.
+        limit_s: seconds that its process may take for one engine; then it is ended.
     """
 
-    def __init__(self, root: Path, *, compiler: str) -> None:
+    def __init__(self, root: Path, *, compiler: str, limit_s: float = 3600.0) -> None:
         self._root = root
+        self._limit_s = limit_s
         self._compiler = compiler
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -94,15 +96,25 @@ class Builder:
                     stdout=subprocess.PIPE,
                     stderr=words,
                 )
+            deadline = threading.Timer(self._limit_s, process.kill)
+            deadline.daemon = True
+            deadline.start()
             try:
                 answer = child.read_answer(process, _Answer, progress)
             finally:
+                is_late = not deadline.is_alive()
+                deadline.cancel()
                 process.kill()
                 process.communicate()
                 with self._lock:
                     self._process = None
             words.seek(0)
             spoken = words.read()[-_LAST_WORDS:].decode(errors="replace").strip()
+        if answer is None and is_late:
+            raise errors.EngineError(
+                f"no engine of {bundle} was built within {self._limit_s:g} s, so the compiler's process was ended; "
+                "raise build_limit_s in device.toml if it needs longer"
+            )
         if answer is None:
             raise errors.EngineError(
                 f"the compiler's process ended with code {process.returncode} on {bundle}, without an answer: {spoken}"

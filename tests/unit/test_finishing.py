@@ -213,7 +213,7 @@ def test_a_manifest_that_is_damaged_is_refused_and_not_built(deploy, repository)
 
 def test_the_fleet_hears_how_far_it_is(tmp_path, backend, repository, monkeypatch):
     builders = []
-    monkeypatch.setattr(building, "Builder", lambda root, compiler: builders.append(Builder(root)) or builders[-1])
+    monkeypatch.setattr(building, "Builder", lambda root, **_: builders.append(Builder(root)) or builders[-1])
     monkeypatch.setitem(compilers.COMPILERS, "fake", None)
     broker, said = MemoryBroker(), []
     listener = MemoryLink(broker)

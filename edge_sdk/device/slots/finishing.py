@@ -25,14 +25,18 @@ class Finisher:
         backend: that is to run them.
         root: the device's folder of own engines; None builds nothing.
         builder: a test's; None takes the compiler of that name in a process of its own.
+        limit_s: seconds that it may take for one engine.
     """
 
-    def __init__(self, *, backend: str, root: Path | None, builder: building.Builder | None = None) -> None:
+    def __init__(
+        self, *, backend: str, root: Path | None, builder: building.Builder | None = None, limit_s: float
+    ) -> None:
         self._backend = backend
         self.root = root
         if builder is None and root is not None and backend in compilers.COMPILERS and backend in registry.BACKENDS:
-            builder = building.Builder(root, compiler=backend)
+            builder = building.Builder(root, compiler=backend, limit_s=limit_s)
         self._builder = builder
+        self._building = threading.Lock()
         self._lock = threading.Lock()
         self._news: list[News] = []
         self._step: News | None = None
@@ -53,7 +57,7 @@ class Finisher:
         return False
 
     def finish(self, folder: Path) -> None:
-        """Builds the engine of a bundle that wants one.
+        """Builds the engine of a bundle that wants one, after those that others have asked for before.
 
         Raises:
             BundleError: the bundle does not hold.
@@ -61,9 +65,14 @@ class Finisher:
         """
         if self._builder is None or not self.is_wanting(folder):
             return
+        with self._building:
+            if self.is_wanting(folder):  # whoever was before may have built it
+                self._build(self._builder, folder)
+
+    def _build(self, builder: building.Builder, folder: Path) -> None:
         self._say(News("engine_building", f"building an engine of {folder.name} for this machine", _about(folder)))
         try:
-            self._builder.build(folder, lambda *step: self._note(folder, *step))
+            builder.build(folder, lambda *step: self._note(folder, *step))
         except errors.EdgeError as error:
             if not self._is_stopped:  # an orderly end is no refusal; the next start builds it
                 self._say(News("engine_refused", f"{folder.name}: {error}"[:2000], _about(folder)))

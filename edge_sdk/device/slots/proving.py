@@ -69,6 +69,14 @@ class Proving:
             self._change(lambda now: trials.refused(now, bundle.digest))
             raise
 
+    def give_up(self) -> None:
+        """Notes that what is being loaded is waited for no more, and not served if it comes."""
+        self._change(lambda now: trials.refused(now, now.loading))
+
+    def condemn(self, digest: str, reason: str) -> None:
+        """Notes that a version is not to be served any more, and why."""
+        self._change(lambda now: trials.condemned(now, digest, reason))
+
     def loaded(self) -> None:
         """Notes that all is loaded that was to be."""
         self._change(trials.loaded)

@@ -114,7 +114,19 @@ def loaded(trials: Trials) -> Trials:
 def refused(trials: Trials, digest: str) -> Trials:
     """Gives the record when a version could not be loaded and said so: that is no lost start."""
     at_stake = tuple(other for other in trials.at_stake if other != digest)
-    return msgspec.structs.replace(trials, loading="", at_stake=at_stake)
+    return msgspec.structs.replace(
+        trials, loading="" if trials.loading == digest else trials.loading, at_stake=at_stake
+    )
+
+
+def condemned(trials: Trials, digest: str, reason: str) -> Trials:
+    """Gives the record when a version is up and found wanting: it is bad from now on."""
+    versions = tuple(
+        msgspec.structs.replace(trial, bad=reason[:256]) if trial.digest == digest else trial
+        for trial in trials.versions
+    )
+    at_stake = tuple(other for other in trials.at_stake if other != digest)
+    return msgspec.structs.replace(trials, at_stake=at_stake, versions=versions)
 
 
 def confirmed(trials: Trials) -> Trials:
