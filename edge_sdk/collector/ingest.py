@@ -23,13 +23,13 @@ class Arrival(NamedTuple):
     Attributes:
         topic: where it came in.
         record: what it says.
-        payload: JSON in UTF-8: as it came, or for a compact Sample what it says.
+        text: the payload as it came, or for a compact Sample its JSON.
         received_t: Unix time of arrival here.
     """
 
     topic: topics.Topic
     record: Record
-    payload: bytes
+    text: str
     received_t: float
 
 
@@ -84,14 +84,13 @@ def parse_message(message: Message, received_t: float) -> Arrival | Refusal:
             _check_sample(record)
         else:
             record = codec.from_bytes(payload, kind)
-        if not payload.isascii() or b"\0" in payload:
-            _check_text(payload)
+        text = _text(payload)
     except errors.PayloadError as error:
         return _refusal(message, received_t, "schema", str(error))
     if not isinstance(record, telemetry.Status) and record.device != topic.device:
         reason = f"the payload says device {record.device!r}, its topic {topic.device!r}"
         return _refusal(message, received_t, "device", reason)
-    return _arrival((topic, record, payload, received_t))
+    return _arrival((topic, record, text, received_t))
 
 
 class Gap(NamedTuple):
@@ -186,14 +185,15 @@ def _place(name: str) -> _Place:
     return _Place(topic, kind, "" if kind else f"no device speaks on {topic.leaf}")
 
 
-def _check_text(payload: bytes) -> None:
-    """Raises PayloadError for what the decoder lets pass where it skips a field, and no database can hold."""
-    if b"\0" in payload:
-        raise errors.PayloadError("a NUL byte in the payload")
+def _text(payload: bytes) -> str:
+    """Gives the payload as text; what the decoder skipped (unknown fields) is checked only here."""
     try:
-        payload.decode()
+        text = payload.decode()
     except UnicodeDecodeError as error:
         raise errors.PayloadError(f"not UTF-8: {error}") from error
+    if "\0" in text:
+        raise errors.PayloadError("a NUL byte in the payload")
+    return text
 
 
 def _check_sample(sample: telemetry.Sample) -> None:

@@ -157,9 +157,9 @@ def sort(waiting: Sequence[Waiting], clocks: DeviceClocks) -> Batch:
             if isinstance(arrival, ingest.Refusal):
                 refused.append(RefusedRow(*arrival))
                 continue
-            (site, device, leaf), record, payload, _ = arrival
+            (site, device, leaf), record, text, _ = arrival
             if isinstance(record, telemetry.Sample):
-                samples.append(_sample_row((device, site, record.boot, record.seq, record.t, received_t, payload)))
+                samples.append(_sample_row((device, site, record.boot, record.seq, record.t, received_t, text)))
                 boot = (device, record.boot)
                 heard = said.get(boot)  # type: ignore[call-overload]  # a Boot equals its pair
                 if heard is None:
@@ -169,11 +169,11 @@ def sort(waiting: Sequence[Waiting], clocks: DeviceClocks) -> Batch:
                 if told := clocks.note(record, received_t):
                     news.append(_row(site, _clock_event(record, told, received_t), received_t))
             elif isinstance(record, telemetry.Event):
-                events.append(EventRow(site, device, record.boot, record.t, received_t, payload.decode()))
+                events.append(EventRow(site, device, record.boot, record.t, received_t, text))
                 _hear_event(said, site, record, received_t)
             else:
                 kind = leaf.rpartition("/")[2]
-                states.append(StateRow(site, device, kind, record.boot, record.t, received_t, payload.decode()))
+                states.append(StateRow(site, device, kind, record.boot, record.t, received_t, text))
     return Batch(samples, states, events, refused, news, said, newer)
 
 

@@ -73,22 +73,18 @@ def check_text(text: str) -> None:
         PayloadError: what `from_text` says of it.
     """
     raw = bytes_from_text(text)
-    at = 0
-    for _ in range(4):  # scale, zero count, offset, and in raw[at - 1] at last the number of buckets
-        while at < len(raw) and raw[at] > 127:
-            at += 1
-        at += 1
-    if at > len(raw) or at > 12 or raw[0] > 40 or (at > 1 and raw[at - 2] > 127) or not raw[at:].isascii():
-        from_text(text)  # a number of several bytes, or wrong
-        return
-    runs = raw[at:].split(b"\0")[1:]
-    # After the 0 of a run of empty buckets its length, then one byte for each bucket that is not empty.
     try:
-        size = len(raw) - at - 2 * len(runs) + sum(map(_LENGTH, runs))
-    except IndexError:  # a run without a length
-        size = -1
-    if size != raw[at - 1]:
-        from_text(text)
+        at = 3 if raw[2] < 128 else 4  # scale, zero count, an offset of one byte or two, then the number of buckets
+        body = raw[at + 1 :]
+        runs = body.split(b"\0")
+        del runs[0]
+        # After the 0 of a run of empty buckets its length, then one byte for each bucket that is not empty.
+        size = len(body) - 2 * len(runs) + sum(map(_LENGTH, runs))
+        is_plain = raw[0] <= 40 and raw[1] < 128 and raw[at - 1 :].isascii() and size == raw[at]
+    except IndexError:  # cut short, or a run without a length
+        is_plain = False
+    if not is_plain:
+        from_text(text)  # other numbers of several bytes, or wrong
 
 
 def from_text(text: str) -> histograms.Histogram:

@@ -125,13 +125,13 @@ def _quantiles(file, seconds=3600):
         values = rng.lognormal(math.log(2 + device / 2), 0.3, (variants, 60))
         values *= np.where(rng.random(values.shape) < 0.01, 8, 1)
         truth.append(values)
-        texts.append([codec.to_bytes(load.base_sample(rng, values=one)) for one in values])
+        texts.append([codec.to_bytes(load.base_sample(rng, values=one)).decode() for one in values])
     opened = opening.open_store(str(file))
     put_s = roll_s = 0.0
     for first in range(0, seconds, 60):
         rows = [
             SampleRow(f"dev-{device}", "plant", load.BOOT, seq, load.START_T + seq, load.START_T + seq,
-                      texts[device][seq % variants].replace(b'"t":1750000020.0', b'"t":%f' % (load.START_T + seq)))
+                      texts[device][seq % variants].replace('"t":1750000020.0', f'"t":{load.START_T + seq}'))
             for seq in range(first, first + 60)
             for device in range(devices)
         ]  # fmt: skip
@@ -181,7 +181,10 @@ def _thousand(file):
         samples = [msgspec.structs.replace(base, device=f"dev-{number}", seq=seq, t=now) for number in range(1000)]
         with opened.transaction():
             opened.add_samples(
-                [SampleRow(one.device, "plant", load.BOOT, seq, now, now, codec.to_bytes(one)) for one in samples]
+                [
+                    SampleRow(one.device, "plant", load.BOOT, seq, now, now, codec.to_bytes(one).decode())
+                    for one in samples
+                ]
             )
     opened.close()
     answering = Answering(CollectorSettings(database=str(file), web="127.0.0.1:0"), dict, SystemClock())

@@ -48,7 +48,7 @@ def message(data):
     topic, _, payload = data.partition(b"\n")
     found = ingest.parse_message(Message(topic.decode("utf-8", "replace"), payload, False), 1.75e9)
     if isinstance(found, ingest.Arrival):
-        json.loads(found.payload)
+        json.loads(found.text)
         return True
     return False
 

@@ -42,12 +42,12 @@ def row(device, seq, *, values=(), site="plant", model="m", **readings):
     sample = telemetry.Sample(
         v=1, device=device, boot=BOOT, seq=seq, t=t, up_s=1.0, interval_s=1.0, models=windows, **readings
     )
-    return SampleRow(device, site, BOOT, seq, t, t + 0.5, codec.to_bytes(sample))
+    return SampleRow(device, site, BOOT, seq, t, t + 0.5, codec.to_bytes(sample).decode())
 
 
 def changed(row, old, new):
     """Gives a row whose payload says `new` where it said `old`."""
-    return row._replace(payload=row.payload.replace(old.encode(), new.encode()))
+    return row._replace(payload=row.payload.replace(old, new))
 
 
 @pytest.fixture
@@ -187,7 +187,7 @@ def test_a_clock_that_was_ahead_once_does_not_hide_what_comes_later(store, ask):
     ahead = row("cam-1", 0)
     put(
         store,
-        [ahead._replace(t=3e10, payload=ahead.payload.replace(b'"t":%.1f' % START_T, b'"t":3e10')), row("cam-1", 1)],
+        [ahead._replace(t=3e10, payload=ahead.payload.replace(f'"t":{START_T}', '"t":3e10')), row("cam-1", 1)],
     )
     assert [msgspec.json.decode(one.sample)["seq"] for one in ask.latest()] == [1]
 
@@ -198,9 +198,7 @@ def test_a_device_that_claims_the_impossible_leaves_the_others_their_figures(sto
     text = histograms.to_text(histogram.histogram_from_values(np.array([1.0])))
     huge = histograms.to_text(Histogram(6, 2**64 - 1, 2**62, (2**64 - 1, 2**63)))
     coarse = histograms.to_text(Histogram(-20, 0, 0, (5,)))
-    lies = (
-        changed(liar, text, huge).payload.replace(b'"count":1', b'"count":%d' % (2**63 - 1)).replace(b"null", b"1e308")
-    )
+    lies = changed(liar, text, huge).payload.replace('"count":1', f'"count":{2**63 - 1}').replace("null", "1e308")
     again = row("cam-0", 1, values=[1.0])
     put(
         store,

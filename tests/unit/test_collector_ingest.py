@@ -33,7 +33,7 @@ def test_a_sample_is_taken_as_it_came():
     arrival = parse(payload)
     assert (arrival.topic.site, arrival.topic.device) == ("plant-1", "cam-7")
     assert arrival.record.seq == 3
-    assert arrival.payload == payload
+    assert arrival.text.encode() == payload
     assert arrival.received_t == 99.0
 
 

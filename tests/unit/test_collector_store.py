@@ -24,7 +24,7 @@ def store(file):
 
 
 def rows(*seqs, device="cam-7", boot="00c0ffee"):
-    return [SampleRow(device, "plant", boot, seq, 1.0 + seq, 2.0 + seq, b'{"power_w": 5.5}') for seq in seqs]
+    return [SampleRow(device, "plant", boot, seq, 1.0 + seq, 2.0 + seq, '{"power_w": 5.5}') for seq in seqs]
 
 
 def query(file, text):

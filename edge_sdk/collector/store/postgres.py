@@ -231,8 +231,8 @@ class PostgresStore(SqlWriting):
             self._db.cursor() as cursor,
             cursor.copy("COPY sample_rows (source, seq, t, received_t, payload) FROM STDIN") as copy,
         ):
-            for *numbers, payload in rows:
-                copy.write_row((*numbers, payload.decode()))
+            for row in rows:
+                copy.write_row(row)
 
     def _make_day(self, day: int) -> None:
         """Makes the partition of a day; attached, so that nobody who writes meanwhile has to wait."""

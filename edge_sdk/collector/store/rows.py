@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 
 class SampleRow(NamedTuple):
-    """One Sample as it is stored; `payload` is JSON in UTF-8."""
+    """One Sample as it is stored."""
 
     device: str
     site: str
@@ -18,7 +18,7 @@ class SampleRow(NamedTuple):
     seq: int
     t: float
     received_t: float
-    payload: bytes
+    payload: str
 
 
 class StateRow(NamedTuple):

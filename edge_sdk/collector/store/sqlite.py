@@ -22,7 +22,7 @@ _KEYS_AT_ONCE = 400  # pairs in one question; SQLite before 3.32 takes 999 value
 # Rows in one statement: Python's lock is given back once for all of them, and the link's thread waits for it as often.
 _ROWS_AT_ONCE = 100
 _INSERT = "INSERT INTO sample_rows (source, seq, t, received_t, payload) VALUES "
-_PLACES = "(?, ?, ?, ?, CAST(? AS TEXT))"
+_PLACES = "(?, ?, ?, ?, ?)"
 _INSERT_ONE = _INSERT + _PLACES
 _INSERT_MANY = _INSERT + ", ".join([_PLACES] * _ROWS_AT_ONCE)
 _CACHE_KIB = 16_384  # a whole transaction, and the index pages that the next one changes again; 2 MB hold neither

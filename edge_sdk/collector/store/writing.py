@@ -37,7 +37,7 @@ class NewRow(NamedTuple):
     seq: int
     t: float
     received_t: float
-    payload: bytes
+    payload: str
 
 
 class SqlWriting(abc.ABC):
