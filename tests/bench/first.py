@@ -18,7 +18,7 @@ for name in ("calibration", "evaluation"):
     for start in range(0, len(images), 32):
         session.run(None, {"image": images[start : start + 32].astype(np.float32) / 255})
 """
-DEMO_ROWS = 5
+DEMO_ROWS = 6
 
 
 def measure():

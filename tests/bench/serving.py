@@ -1,6 +1,7 @@
 """What serving costs beside the bare engine: in process, over HTTP, in shared memory, and after a hundred thousand requests."""
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -51,9 +52,14 @@ def p50_s(call, count: int) -> float:
     return statistics.median(spent)
 
 
-def best(calls: dict, count: int) -> dict[str, float]:
+def best(calls: dict, count: int, rounds: int = ROUNDS) -> dict[str, float]:
     """Gives the least p50 of each, measured in turn."""
-    found = [{name: p50_s(call, count) for name, call in calls.items()} for _ in range(ROUNDS)]
+    return in_turn({name: functools.partial(p50_s, call, count) for name, call in calls.items()}, rounds)
+
+
+def in_turn(calls: dict, rounds: int = ROUNDS) -> dict[str, float]:
+    """Gives the least that each call gives."""
+    found = [{name: call() for name, call in calls.items()} for _ in range(rounds)]
     return {name: min(one[name] for one in found) for name in calls}
 
 
@@ -103,8 +109,8 @@ class Http:
             have += self.socket.recv_into(self.answer[have:])
 
 
-def wrk_p50_s(port: int, model: serving_models.Model, folder: Path) -> float:
-    """Gives the p50 of wrk with one connection; the best of its runs."""
+def wrk_of(port: int, model: serving_models.Model, folder: Path):
+    """Gives a function that gives the p50 of wrk with one connection over a second."""
     client = Http(port, model)
     client.socket.close()
     (folder / "body").write_bytes(client.body)
@@ -113,15 +119,16 @@ def wrk_p50_s(port: int, model: serving_models.Model, folder: Path) -> float:
         f'local file = io.open("{folder}/body", "rb")\nwrk.method = "POST"\nwrk.body = file:read("*a")\n'
         f'wrk.headers["Inference-Header-Content-Length"] = "{len(client.header)}"\n'
     )
-    found = []
-    for _ in range(ROUNDS):
-        url = f"http://127.0.0.1:{port}/v2/models/{model.name}/infer"
+    url = f"http://127.0.0.1:{port}/v2/models/{model.name}/infer"
+
+    def p50_s() -> float:
         command = ["wrk", "-t1", "-c1", "-d1s", "--latency", "-s", str(script), url]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         assert "Non-2xx" not in said, said
         value, unit = re.search(r"50%\s+([\d.]+)(us|ms|s)", said).groups()
-        found.append(float(value) * {"us": 1e-6, "ms": 1e-3, "s": 1.0}[unit])
-    return min(found)
+        return float(value) * {"us": 1e-6, "ms": 1e-3, "s": 1.0}[unit]
+
+    return p50_s
 
 
 @contextlib.contextmanager
@@ -147,51 +154,68 @@ def running_daemon(folder: Path):
 def in_process(folder: Path, mlp, mnet):
     settings = DaemonSettings(model_repository=str(folder / "models"), threads=1)
     models = Deployment(settings, clocks=SystemClock()).models
-    for model, count in ((mlp, 3000), (mnet, 100)):
+    for model, count, rounds in ((mlp, 3000, ROUNDS), (mnet, 30, 4 * ROUNDS)):
         feeds, bare = {"x": model.input()}, Bare(model)
         served = models.find(model.name)
         with served.engine.input_buffers() as buffers:
             buffers["x"][...] = feeds["x"]
             calls = {"infer": lambda: served.infer(feeds), "lent": lambda: served.engine.infer(buffers)}
-            yield model.name, best({"bare": bare.run, **calls}, count)
+            yield model.name, best({"bare": bare.run, **calls}, count, rounds)
     models.close()
 
 
 def over_http(folder: Path, port: int, models):
-    """Gives the p50 of the floor and of the request, best of both clients where wrk is there: the daemon is measured."""
+    """Gives the p50 of the floor and of the request, in turn, the best of both clients: the daemon is measured."""
     for model, bar in models:
         client, bare = Http(port, model), Bare(model)
-        found = best({"bare": bare.run, "http": client.call}, 100 if model.name == "mnet025" else 1000)
-        client.socket.close()
-        how = "raw socket"
+        count = 100 if model.name == "mnet025" else 1000
+        calls = {
+            "bare": functools.partial(p50_s, bare.run, count),
+            "raw socket": functools.partial(p50_s, client.call, count),
+        }
         if shutil.which("wrk"):
-            how, found["http"] = "wrk", wrk_p50_s(port, model, folder)
-        figure = f"HTTP binary, {model.name}, {how}, c=1, p50"
-        yield ratio_row(figure, found["http"], found["bare"], unit=us, what="bare session.run", bar=bar)
+            calls["wrk"] = wrk_of(port, model, folder)
+        found = in_turn(calls)
+        client.socket.close()
+        floor = found.pop("bare")
+        how = min(found, key=found.get)
+        figure = f"HTTP binary, {model.name}, c=1, p50"
+        what = f"bare session.run ({how} is the client)"
+        yield ratio_row(figure, found[how], floor, unit=us, what=what, bar=bar)
 
 
-def over_shared_memory(port: int, model):
-    """One client, once with the tensor in the request, once in a region that it fills each time."""
+def over_shared_memory(port: int, model, small):
+    """One client, once with the tensor in the request, once in a region that it fills each time.
+
+    Both wait for the same engine, and for an answer as long; what the region can spare is the tensor's way through
+    the socket. So the parts are shown too: the engine alone, filling alone, and a request to a model of next to no work.
+    """
     path = Path("/dev/shm") / f"edge_sdk_bench_{os.getpid()}"
     frame = model.input()
     try:
         path.write_bytes(bytes(frame.nbytes))
         region = np.memmap(path, np.float32, "r+", shape=frame.shape)
         register(port, path.name, frame.nbytes)
-        inline, shared = Http(port, model), Http(port, model, region="bench")
+        inline, shared, empty = Http(port, model), Http(port, model, region="bench"), Http(port, small)
 
         def filled():
             np.copyto(region, frame)
             shared.call()
 
-        found = best({"inline": inline.call, "shared": filled}, 1000)
+        calls = {"inline": inline.call, "shared": filled, "empty": empty.call, "engine": Bare(model).run}
+        found = best({**calls, "unfilled": shared.call}, 1000)
+        parts = (
+            f"inline, same client; in both {us(found['engine'])} of engine and {us(found['empty'])} of request and answer; "
+            f"filling is {us(found['shared'] - found['unfilled'])}"
+        )
         figure = "v2 shared memory, 602 kB, filled each time, raw socket, p50"
-        yield ratio_row(figure, found["shared"], found["inline"], unit=us, what="inline, same client", bar=0.6)
+        yield ratio_row(figure, found["shared"], found["inline"], unit=us, what=parts, bar=0.6)
         figure = "the same with tritonclient"
         if TRITON.exists():
             command = [str(TRITON), str(PEER), f"127.0.0.1:{port}"]
             found = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
-            yield ratio_row(figure, found["shared"], found["inline"], unit=us, what="inline, same client", bar=0.6)
+            what = f"inline, same client; its request without a tensor to move {us(found['empty'])}"
+            yield ratio_row(figure, found["shared"], found["inline"], unit=us, what=what, bar=0.6)
         else:
             yield Row(figure, "not measured", "`tools/test clients` installs it", None, 0.6)
     finally:
@@ -319,6 +343,6 @@ def measure():
         yield ratio_row(figure, pair["infer"], pair["bare"], unit=us, what="bare session.run", bar=1.02)
         with running_daemon(folder) as (pid, port):
             yield from over_http(folder, port, [(mlp, 16.0), (mnet, 1.4), (gap, 14.0)])
-            yield from over_shared_memory(port, gap)
+            yield from over_shared_memory(port, gap, mlp)
             yield from over_frames(folder, head)
             yield from after_many(pid, port, mlp)
