@@ -9,6 +9,8 @@ import functools
 import logging
 import socket
 import ssl
+import threading
+from typing import Any
 
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
@@ -17,18 +19,23 @@ from edge_sdk.link.reading import PacketReader, Part
 
 _LOG = logging.getLogger(__name__)
 
-_READ_BYTES = 262_144
+_READ_BYTES, _MUCH_BYTES = 32_768, 262_144  # as room for the latter takes 30 us, it is asked for only while it fills
 _NOTHING = Part([], b"", [])
 
 
 class BatchedClient(paho.Client):
-    """Used by one thread, without paho's own loop."""
+    """Used by one thread, without paho's own loop; `write_at_once` alone by any."""
 
     _fed = b""
     _has_ended = False
     _own = b""  # ours, going out: nothing of paho's is half sent
     _own_later = b""  # waiting until that is so
     has_ended_in_order = False
+    _room_bytes = _READ_BYTES
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._writing = threading.RLock()  # never held while anybody waits for the socket
 
     def read(self, reader: PacketReader) -> Part:
         """Gives what one read of the socket completes; the end of the connection is paho's to handle."""
@@ -37,7 +44,7 @@ class BatchedClient(paho.Client):
             return _NOTHING
         data: bytes | None
         try:
-            data = connected.recv(_READ_BYTES)
+            data = connected.recv(self._room_bytes)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return _NOTHING
         except OSError:
@@ -47,6 +54,7 @@ class BatchedClient(paho.Client):
             self._has_ended = True
             self.loop_read()
             return _NOTHING
+        self._room_bytes = _MUCH_BYTES if len(data) >= _READ_BYTES else _READ_BYTES
         return reader.feed(data)
 
     def take_in(self, packets: list[bytes]) -> None:
@@ -58,8 +66,24 @@ class BatchedClient(paho.Client):
 
     def write(self, packets: bytes) -> None:
         """Sends whole packets of ours, all together, in the order in which they are given."""
-        self._own_later += packets
-        self.loop_write()
+        with self._writing:
+            self._own_later += packets
+            self.loop_write()
+
+    def write_at_once(self, packet: bytes) -> bool:
+        """Sends a whole packet from any thread, if nothing else waits to be sent; False: nothing was done."""
+        connected = self.socket()
+        if connected is None or isinstance(connected, ssl.SSLSocket):  # OpenSSL wants one thread for both directions
+            return False
+        with self._writing:
+            if self.want_write() or self.socket() is not connected:
+                return False
+            try:
+                sent = connected.send(packet)
+            except OSError:  # full, or ended: both are for the one thread to find out
+                return False
+            self._own = packet[sent:]
+            return True
 
     def want_write(self) -> bool:
         """Tells whether something waits for the socket."""
@@ -67,12 +91,13 @@ class BatchedClient(paho.Client):
 
     def loop_write(self) -> MQTTErrorCode:
         """Sends what waits: packets of ours that were begun, then paho's, then our others."""
-        self._send_own()
-        code = super().loop_write()
-        if self._own_later and not self._own and not super().want_write():
-            self._own, self._own_later = self._own_later, b""
+        with self._writing:
             self._send_own()
-        return code
+            code = super().loop_write()
+            if self._own_later and not self._own and not super().want_write():
+                self._own, self._own_later = self._own_later, b""
+                self._send_own()
+            return code
 
     def _send_own(self) -> None:
         connected = self.socket()
@@ -86,7 +111,11 @@ class BatchedClient(paho.Client):
             sent = len(self._own)  # the next read says that the connection has ended
         self._own = self._own[sent:]
 
-    # paho calls these two instead of its socket.
+    # paho calls these instead of its socket.
+
+    def _sock_close(self) -> None:
+        with self._writing:  # whoever sends at this moment sends to this socket, not to the next file of its number
+            super()._sock_close()
 
     def _sock_recv(self, bufsize: int) -> bytes:
         if not self._fed and not self._has_ended:

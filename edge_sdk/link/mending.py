@@ -1,7 +1,8 @@
 """A link that mends itself, whatever carries it: one thread, a bounded window, attempts with jitter between them.
 
-Publishers only leave messages in the window and wake the thread; the thread alone touches the connection. So a
-publish inside a handler can't deadlock, and no lock of a foreign library is ever waited for.
+A publisher hands its message to the socket where that takes it at once; else it leaves it in the window and wakes the
+thread, which does all the rest. Neither waits for the network or for a lock of a foreign library, so a publish inside a
+handler can't deadlock.
 """
 
 import logging
@@ -66,6 +67,13 @@ class Connection(Protocol):
         """Gives the packet id under which `message` was sent (0 for QoS 0), or None: not sent."""
         ...
 
+    def send_at_once(self, message: Outgoing) -> int | None:
+        """Gives the packet id as `send` does, but on the publisher's thread; None: not sent, leave it to `send`.
+
+        Never waits. The caller lets no two threads send at once.
+        """
+        ...
+
     def say_goodbye(self) -> None:
         """Ends it in order, so that no will is sent."""
         ...
@@ -89,6 +97,7 @@ class MendingLink(CountingLink):
         self._thread = threading.Thread(target=self._run, name=f"link {settings.client_id}", daemon=True)
         self._wake_fd = -1
         self._is_closing = threading.Event()
+        self._standing: Connection | None = None
         self._came_round_s = 0.0
         self._drain_until_s = 0.0
         self._message_max_bytes = 0
@@ -128,8 +137,21 @@ class MendingLink(CountingLink):
                     f"{topic} was not published: it has {size_bytes} bytes; this broker takes at most "
                     f"{self._message_max_bytes}"
                 )
-            self._window.add(Outgoing(topic, payload, retain, qos=qos))
-            os.eventfd_write(self._wake_fd, 1)
+            message = Outgoing(topic, payload, retain, qos=qos)
+            if not self._sends_at_once(message):
+                self._window.add(message)
+                os.eventfd_write(self._wake_fd, 1)
+
+    def _sends_at_once(self, message: Outgoing) -> bool:
+        """Sends a message on this thread if it is its turn: no other thread has to wake up for it; the lock is held."""
+        connection = self._standing
+        if connection is None or not self._window.has_turn(connection.at_once_max):
+            return False
+        packet_id = connection.send_at_once(message)
+        if packet_id is None:
+            return False
+        self._sent(packet_id, message)
+        return True
 
     def close(self, timeout_s: float = 2.0) -> None:
         """Lets messages in flight go out for at most `timeout_s`, says goodbye and stops; again does nothing."""
@@ -227,6 +249,8 @@ class MendingLink(CountingLink):
         except Exception as error:  # noqa: BLE001  # boundary: malformed packets raise anything in the carrier
             connection.error = connection.error or (str(error) if isinstance(error, errors.LinkError) else repr(error))
         finally:
+            with self._changed:  # nobody sends on it from here on
+                self._standing = None
             connection.drop()
         self._lose(connection)
         return 0.0 if accepted_s is None else self._now_s() - accepted_s
@@ -246,6 +270,7 @@ class MendingLink(CountingLink):
             self._came_round_s = self._now_s()
             self._message_max_bytes = min(connection.message_max_bytes, self._refused_bytes - 1)
             self._last_error = connection.error or self._last_error
+            self._standing = connection
         self._gain()
         self._dispatch.announce()
 
@@ -261,19 +286,22 @@ class MendingLink(CountingLink):
 
     def _send_waiting(self, connection: Connection) -> None:
         while True:
-            with self._changed:
+            with self._changed:  # while it sends nobody else does, so that the order stays
                 message = self._window.take(connection.at_once_max)
-            if message is None:
-                return
-            packet_id = connection.send(message)
-            with self._changed:
+                if message is None:
+                    return
+                packet_id = connection.send(message)
                 if packet_id is None:
                     self._window.give_back(message)
                     return
-                if message.qos:
-                    self._window.mark_sent(packet_id, message)
-                else:
-                    self._published += 1
+                self._sent(packet_id, message)
+
+    def _sent(self, packet_id: int, message: Outgoing) -> None:
+        """Notes that a message is under way; the lock is held, so that its answer comes after that."""
+        if message.qos:
+            self._window.mark_sent(packet_id, message)
+        else:
+            self._published += 1
 
     def _lose(self, connection: Connection) -> None:
         """Notes the end of a connection; what was under way waits for the next one."""

@@ -206,10 +206,22 @@ class _PahoConnection:
         """Gives the packet id of the PUBLISH; 0 for QoS 0, which has none."""
         if isinstance(self._client, BatchedClient):
             packet_id = self._free_id() if message.qos else 0
-            self._client.write(reading.publish_packet(message.topic, message.payload, packet_id, retain=message.retain))
+            self._client.write(_packet(message, packet_id))
             return packet_id
         info = self._client.publish(message.topic, message.payload, qos=message.qos, retain=message.retain)
         return info.mid if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS else None
+
+    def send_at_once(self, message: Outgoing) -> int | None:
+        """Gives the packet id of the PUBLISH as above, from any thread; None: not sent, by its own thread it goes."""
+        if not isinstance(self._client, BatchedClient):
+            return None
+        packet_id = self._free_id() if message.qos else 0
+        if self._client.write_at_once(_packet(message, packet_id)):
+            if self._client.want_write():  # the socket took a part; its own thread sends the rest
+                os.eventfd_write(self._wake_fd, 1)
+            return packet_id
+        self._ids.discard(packet_id)
+        return None
 
     def _free_id(self) -> int:
         while True:
@@ -310,6 +322,10 @@ class _PahoConnection:
             )
         elif reason.is_failure:
             self.error = f"lost {self._settings.url}: {reason}"
+
+
+def _packet(message: Outgoing, packet_id: int) -> bytes:
+    return reading.publish_packet(message.topic, message.payload, packet_id, retain=message.retain)
 
 
 def _tls_context(settings: MqttSettings) -> ssl.SSLContext | None:

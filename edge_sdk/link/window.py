@@ -46,6 +46,10 @@ class Window:
         """Tells whether no further message may come in."""
         return len(self) >= self.limit
 
+    def has_turn(self, at_once_max: int) -> bool:
+        """Tells whether a new message may be sent before it is added: nothing waits, and fewer are unacknowledged."""
+        return not self._waiting and len(self._sent) < at_once_max
+
     def add(self, message: Outgoing) -> None:
         """Puts one message at the end."""
         self._waiting.append(message)

@@ -231,11 +231,14 @@ def test_a_refused_subscription_is_told(play):
 
 
 def test_unacknowledged_messages_are_bounded_and_sent_again_after_a_break(play):
+    may_break = threading.Event()
+
     def script(peer, client):
         accept(peer, client)
         if peer.connections == 1:
             for _ in range(3):
                 peer.packet(client)
+            may_break.wait(WAIT_S)
             return
         while packet := peer.packet(client):
             if packet[0] == 0x32:
@@ -248,10 +251,43 @@ def test_unacknowledged_messages_are_bounded_and_sent_again_after_a_break(play):
         link.publish("t", b"%d" % number)
     with pytest.raises(errors.LinkError, match="3 messages are in flight"):
         link.publish("t", b"too many")
+    may_break.set()
     until(lambda: link.snapshot().published == 3, "all three acknowledged on the second connection")
     payloads = [packet[-1:] for packet in peer.seen if packet[0] == 0x32]
     assert payloads == [b"0", b"1", b"2"] * 2
     assert link.snapshot().in_flight == 0
+
+
+def test_what_several_threads_publish_arrives_whole_and_in_each_ones_order_though_the_socket_is_full(play):
+    is_reading = threading.Event()
+
+    def script(peer, client):
+        accept(peer, client)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**17)
+        is_reading.wait(WAIT_S)
+        while packet := peer.packet(client):
+            if packet[0] == 0x32:
+                client.sendall(puback(packet, 0))
+
+    def publish(name):
+        for number in range(20):
+            link.publish("t", b"%s%03d" % (name, number) + name * 100_000)
+
+    peer, link = play(script)
+    link.open()
+    assert link.wait_for_connected(WAIT_S)
+    publishers = [threading.Thread(target=publish, args=(name,)) for name in (b"a", b"b", b"c")]
+    for publisher in publishers:
+        publisher.start()
+    for publisher in publishers:
+        publisher.join(WAIT_S)
+    is_reading.set()
+    until(lambda: link.snapshot().published == 60, "all of them")
+    payloads = [packet[-100_004:] for packet in peer.seen if packet[0] == 0x32]
+    for name in (b"a", b"b", b"c"):
+        mine = [payload for payload in payloads if payload[:1] == name]
+        assert mine == [b"%s%03d" % (name, number) + name * 100_000 for number in range(20)]
+    assert peer.connections == 1
 
 
 def test_no_more_is_under_way_than_the_broker_says_it_takes(play):
