@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
 
@@ -22,6 +22,9 @@ import onnxruntime as ort
 
 _HELD_BYTES = 1 << 20
 """Serialised models above this go to ONNX Runtime as a file: a session keeps the bytes that it was made from."""
+
+Run: TypeAlias = Callable[[Mapping[str, NDArray[Any]]], Tensors]
+"""Inputs by name to outputs by name."""
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -85,7 +88,7 @@ def runner_from_model(
     is_simulated: bool = False,
     is_frugal: bool = False,
     is_brief: bool = False,
-) -> Callable[[Mapping[str, NDArray[Any]]], Tensors]:
+) -> Run:
     """Gives a function that runs a model on the CPU: inputs by name to outputs by name.
 
     Args:

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from edge_sdk import errors
 from edge_sdk.engines import model_file, ort
 from edge_sdk.engines.protocol import Tensors
-from edge_sdk.host.calibrate import choose, collect, coverage, rangefile
+from edge_sdk.host.calibrate import choose, collect, coverage, rangefile, samples
 from edge_sdk.host.calibrate.inspect import Inspector
-from edge_sdk.host.graph import adjust, placement, qdq
+from edge_sdk.host.graph import adjust, observed, placement, qdq
 from edge_sdk.host.graph import model as models
 from edge_sdk.host.job import Graph, Job, Opened, Ranged, Scan
 from edge_sdk.host.judge import gate
@@ -77,17 +77,16 @@ def _collected(
         _check_overlap(before, scan)
     inspector = Inspector(data.calibration.name, graph.model.inputs, allowed=job.allowed, against=scan.fingerprints)
     saver = _Saver(job, key, data.calibration.expected)
-    inputs = {spec.name for spec in graph.model.inputs}
-    outputs = [spec.name for spec in graph.model.outputs]
-    wanted = list(dict.fromkeys([*(name for name in tensors if name not in inputs), *outputs]))
     with job.stages("calibrate"):
+        is_large = samples.batch_size(graph.model.inputs) == 1
+        network = observed.Observed(graph.model, tensors, is_frugal=is_large)
         try:
             collected = collect.collected(
-                ort.runner_from_model(qdq.with_outputs(graph.model, wanted), wanted),
+                network.run,
                 tensors,
                 data.calibration.batches(),
                 hold_out=True,
-                outputs=outputs,
+                answers=network.outputs,
                 evaluated={digest: index for index, digest in enumerate(scan.digests)},
                 expected=data.calibration.expected,
                 inspector=inspector,

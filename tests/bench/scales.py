@@ -5,9 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_sdk.engines import ort
 from edge_sdk.host.calibrate import choose, collect, data, samples
-from edge_sdk.host.graph import clean, model, placement, qdq
+from edge_sdk.host.graph import clean, model, observed, placement
 from edge_sdk.numerics import ranges, thresholds
 from edge_sdk.records.bundle import Preprocess
 
@@ -20,8 +19,7 @@ def spreads(entry):
     singles = [one for batch in opened.batches() for one in _split(batch)]
     graph = clean.cleaned(read, singles[0].feeds)
     placed = placement.placement_from_model(graph)
-    wanted = [name for name in placed.tensors if name not in {spec.name for spec in graph.inputs}]
-    run = ort.runner_from_model(qdq.with_outputs(graph, wanted), wanted)
+    run = observed.Observed(graph, placed.tensors).run
 
     def histograms(batches):
         return collect.collected(run, placed.tensors, batches).histograms()

@@ -55,11 +55,35 @@ def test_batches_order_and_workers_leave_the_scales_as_they_are(seed, cut, metho
 def test_a_large_tensor_s_extremes_are_of_all_its_elements(seed, sample):
     values = np.random.default_rng(seed).normal(size=LARGE).astype(np.float32)
     values[int(seed) % LARGE] = -123.0
-    found = ranges.histogram_from_sample(values, sample)
+    found = ranges.histogram_from_samples(values, ranges.draws_from_seeds([sample]))
     assert (found.minimum, found.maximum) == (-123.0, values.max())
     assert found.counts.sum() + found.zeros == ranges.SAMPLED
-    again = ranges.histogram_from_sample(values.reshape(1, -1), sample)
-    assert np.array_equal(found.counts, again.counts)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(ranges.SAMPLED_ABOVE + 1, LARGE), st.integers(1, 5))
+def test_what_is_drawn_of_a_sample_depends_on_no_other(seed, size, count):
+    values = np.random.default_rng(seed).normal(size=(count, size)).astype(np.float32)
+    seeds = [seed + 2**63 + row for row in range(count)]
+    together = ranges.histogram_from_samples(values, ranges.draws_from_seeds(seeds))
+    single = [
+        ranges.histogram_from_samples(row[None], ranges.draws_from_seeds([own]))
+        for row, own in zip(values, seeds, strict=True)
+    ]
+    apart = functools.reduce(ranges.merge, single)
+    assert np.array_equal(together.counts, apart.counts)
+    assert (together.minimum, together.maximum) == (apart.minimum, apart.maximum)
+
+
+def test_every_block_of_a_large_tensor_is_drawn_as_often():
+    size = ranges.SAMPLED_ABOVE + 16
+    values = np.repeat(np.arange(1, size // 16 + 1), 16).astype(np.float32)[None]
+    draws = ranges.draws_from_seeds(range(300))
+    found = functools.reduce(ranges.merge, (ranges.histogram_from_samples(values, one[None]) for one in draws))
+    expected = 300 * ranges.SAMPLED / (size / 16)
+    counts = found.counts[found.counts > 0]
+    assert len(counts) == size // 16
+    assert np.square(counts - expected).sum() / (16 * expected) < 1.2 * len(counts)
 
 
 @settings(max_examples=5, deadline=None)
@@ -67,7 +91,8 @@ def test_a_large_tensor_s_extremes_are_of_all_its_elements(seed, sample):
 def test_over_some_samples_large_tensors_lose_next_to_nothing_by_being_sampled(seed):
     values = np.random.default_rng(seed).laplace(size=(16, 2 * ranges.SAMPLED)).astype(np.float32)
     drawn = functools.reduce(
-        ranges.merge, (ranges.histogram_from_sample(one, seed + i) for i, one in enumerate(values))
+        ranges.merge,
+        (ranges.histogram_from_samples(one, ranges.draws_from_seeds([seed + i])) for i, one in enumerate(values)),
     )
     whole = ranges.histogram_from_tensor(values)
     lost = [_error(values, thresholds.mse_threshold(found)) for found in (whole, drawn)]
@@ -83,5 +108,6 @@ def _error(values, threshold):
 @given(st.integers(1, ranges.SAMPLED_ABOVE), st.integers(0, 2**63))
 def test_a_small_tensor_is_never_sampled(size, seed):
     values = np.random.default_rng(size).normal(size=size).astype(np.float32)
-    whole, found = ranges.histogram_from_tensor(values), ranges.histogram_from_sample(values, seed)
+    draws = ranges.draws_from_seeds([seed])
+    whole, found = ranges.histogram_from_tensor(values), ranges.histogram_from_samples(values, draws)
     assert np.array_equal(whole.counts, found.counts)

@@ -26,6 +26,7 @@ _MARKS = 3
 """Points of the coverage curve before the last."""
 
 Run = Callable[[Mapping[str, NDArray[Any]]], Tensors]
+Answers = Callable[[Mapping[str, NDArray[Any]]], Tensors]
 Histograms = dict[str, ranges.MagnitudeHistogram]
 
 
@@ -92,7 +93,7 @@ def collected(
     batches: Iterable[Batch],
     *,
     hold_out: bool = False,
-    outputs: Sequence[str] = (),
+    answers: Answers | None = None,
     evaluated: Mapping[str, int] | None = None,
     expected: int | None = None,
     inspector: Inspector | None = None,
@@ -104,11 +105,11 @@ def collected(
     """Gives histograms of `tensors` over all batches; memory does not grow with the number of samples.
 
     Args:
-        run: gives the values of `tensors` that are not inputs, and of `outputs`.
+        run: gives the values of `tensors` that are not inputs.
         tensors: names of the activations.
         batches: of the calibration data.
         hold_out: keep every eighth sample apart (16 MB and 32 samples at most).
-        outputs: names of the model's outputs, kept of the held-out samples.
+        answers: gives the model's outputs from those values and the inputs; they are kept of the held-out samples.
         evaluated: digests of the evaluation samples with their index.
         expected: how many samples there will be, if known; where the coverage curve's points are.
         inspector: looks at each batch; when it knows enough to refuse, the rest is only read.
@@ -121,7 +122,7 @@ def collected(
         DataError: a sample is in the evaluation data too, or the data is not that of `before`.
         ModelError: an activation is NaN or infinite.
     """
-    work = _Pass(run, tensors, outputs, before or State(), is_resumed=is_resumed)
+    work = _Pass(run, tensors, answers, before or State(), is_resumed=is_resumed)
     marks = _Marks(expected, (before or State()).marks)
     for batch in _cut(batches, marks.wanted):
         check_apart(batch, evaluated or {})
@@ -193,7 +194,7 @@ class _Pass:
     """The sums of a pass so far."""
 
     def __init__(
-        self, run: Run, tensors: Sequence[str], outputs: Sequence[str], before: State, *, is_resumed: bool
+        self, run: Run, tensors: Sequence[str], answers: Answers | None, before: State, *, is_resumed: bool
     ) -> None:
         self.fitted, self.held_out = dict(before.fitted), dict(before.held_out)
         self.digests, self.held = list(before.digests), list(before.held)
@@ -201,7 +202,7 @@ class _Pass:
         self.held_outputs: list[Tensors] = []
         self._run = run
         self._tensors = tensors
-        self._outputs = outputs
+        self._answers = answers
         self._before = before
         self._known = {} if is_resumed else dict(zip(before.digests, before.held, strict=True))
         self._is_resumed = is_resumed
@@ -243,7 +244,8 @@ class _Pass:
             _add(self.held_out, dict(self._histograms(values, [batch.digests[row]], batch.first + row)))
         if _has_room(self.held_feeds, feeds):
             self.held_feeds.append(feeds)
-            self.held_outputs.append({name: values[name].copy() for name in self._outputs})
+            given = self._answers(values) if self._answers else {}
+            self.held_outputs.append({name: array.copy() for name, array in given.items()})
 
     def _observe(self, batch: Batch, rows: NDArray[np.intp], total: Histograms) -> None:
         start = 0
@@ -261,11 +263,18 @@ class _Pass:
     def _histograms(
         self, values: Tensors, digests: Sequence[str], first: int
     ) -> Iterator[tuple[str, ranges.MagnitudeHistogram]]:
+        draws = ranges.draws_from_seeds([int(digest[:16], 16) for digest in digests])
         for name in self._tensors:
             if not values[name].size:
                 continue
+            is_by_sample = len(values[name]) % len(digests) == 0
             try:
-                yield name, _histogram(values[name], digests)
+                yield (
+                    name,
+                    ranges.histogram_from_samples(values[name], draws)
+                    if is_by_sample
+                    else ranges.histogram_from_tensor(values[name]),
+                )
             except ValueError as error:
                 raise errors.ModelError(
                     f"tensor {name!r} of the float model is NaN or infinite on the calibration samples from {first} "
@@ -294,20 +303,6 @@ class _Marks:
     def found(self, total: int | None = None) -> tuple[Mark, ...]:
         """Gives the points before the last sample, `total` if known."""
         return tuple(mark for mark in self._found if mark.histograms and mark.samples != total)[-_MARKS:]
-
-
-def _histogram(values: NDArray[Any], digests: Sequence[str]) -> ranges.MagnitudeHistogram:
-    """Gives the histogram of a tensor; each sample's part by itself where it is large, seeded by its digest."""
-    if len(values) % len(digests) or values.size // len(digests) <= ranges.SAMPLED_ABOVE:
-        return ranges.histogram_from_tensor(values)
-    parts = values.reshape(len(digests), -1)
-    found = [
-        ranges.histogram_from_sample(part, int(digest[:16], 16)) for part, digest in zip(parts, digests, strict=True)
-    ]
-    total = found[0]
-    for more in found[1:]:
-        total = ranges.merge(total, more)
-    return total
 
 
 def _add(total: Histograms, more: Mapping[str, ranges.MagnitudeHistogram]) -> None:

@@ -22,7 +22,9 @@ from edge_sdk.host.calibrate.collect import Histograms, Mark, State
 from edge_sdk.numerics.ranges import BINS, MagnitudeHistogram
 from edge_sdk.records.bundle import Digest
 
-SCHEMA = 1
+SCHEMA = 2
+"""2: of large tensors other elements are drawn than before; ranges of both would not be those of one pass."""
+
 _FITTED, _HELD_OUT, _HEADER = "fitted", "held_out", "header"
 _LARGEST_EXPONENT = 200
 _STATE, _README = "state.npz", "README.txt"
@@ -117,8 +119,8 @@ def read_ranges(file: Path) -> Ranges:
         raise errors.DataError(
             f"{file} is not a range file: {error}; expected what edge-sdk build --save-ranges wrote"
         ) from error
-    if header.schema > SCHEMA or not {_FITTED, _HELD_OUT} <= found.keys() or len(header.held) != len(header.digests):
-        raise errors.DataError(f"{file} is a range file that this edge_sdk can't read; write it again")
+    if header.schema != SCHEMA or not {_FITTED, _HELD_OUT} <= found.keys() or len(header.held) != len(header.digests):
+        raise errors.DataError(f"{file} is a range file of another edge_sdk; write it again with this one")
     marks = sorted(
         (Mark(part.samples, found[name]) for name, part in header.parts.items() if name.startswith("mark_")),
         key=lambda mark: mark.samples,

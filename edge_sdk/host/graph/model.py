@@ -108,10 +108,10 @@ def serialized(proto: onnx.ModelProto) -> bytes:
     Raises:
         ModelError: it is above 2 GB.
     """
-    size_bytes = _size_bytes(proto)
-    if size_bytes > MAX_BYTES:
+    total_bytes = size_bytes(proto)
+    if total_bytes > MAX_BYTES:
         raise errors.ModelError(
-            f"the model has {size_bytes} bytes; up to {MAX_BYTES} can be handed to a compiler at once"
+            f"the model has {total_bytes} bytes; up to {MAX_BYTES} can be handed to a compiler at once"
         )
     content: bytes = proto.SerializeToString(deterministic=True)
     return content
@@ -122,7 +122,7 @@ def stored(proto: onnx.ModelProto, inline_bytes: int = INLINE_BYTES) -> Serializ
 
     The files are named as in a bundle, so that they can be put into one as they are.
     """
-    if _size_bytes(proto) <= inline_bytes:
+    if size_bytes(proto) <= inline_bytes:
         return serialized(proto)
     folder = Folder()
     path = folder.path / bundles.FLOAT_MODEL
@@ -172,7 +172,7 @@ def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
     return shell
 
 
-def _size_bytes(proto: onnx.ModelProto) -> int:
+def size_bytes(proto: onnx.ModelProto) -> int:
     """Gives the size of a model; of one with large weights about, since protobuf serialises them all to count."""
     weights_bytes = sum(map(_tensor_bytes, proto.graph.initializer))
     is_near_limit = INLINE_BYTES // 2 < weights_bytes <= INLINE_BYTES
