@@ -81,6 +81,7 @@ class Devices:
             age_s=None if heard.sample is None else self._clock.boot_s() - heard.came_s,
             is_online=heard.is_online,
             machine=heard.birth.machine if heard.birth is not None else {},
+            withdrawn=(heard.birth.withdrawn or ()) if heard.birth is not None else (),
             events=tuple(heard.events),
             powers_w=tuple(heard.powers_w),
             heats_c=tuple(heard.heats_c),

@@ -1,12 +1,17 @@
 """What `edge-sdk doctor` finds of software, each foreign library in a process of its own: some crash on import."""
 
+import contextlib
 import importlib.metadata
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
+from edge_sdk.device.slots import proving, trials
 from edge_sdk.engines import compilers, modules, passport, registry
 
 OK, MISSING, BROKEN, ABSENT = "ok", "missing", "broken", "absent"
@@ -69,6 +74,25 @@ def look_at_software(root: Path, *, is_jetson: bool) -> list[Finding]:
         found.append(look_at_package("jetson-stats", remedy="pip install 'edge_sdk[jetson]' (optional)"))
     elif (root / _DRIVER).exists():
         found.append(look_at_package("nvidia-ml-py", remedy="pip install 'edge_sdk[nvml]'"))
+    return found
+
+
+def look_at_versions(folders: Iterable[Path]) -> list[Finding]:
+    """Gives the versions of models that daemons on this machine do not load any more.
+
+    Args:
+        folders: their state folders; what this user may not read, or is damaged, is left to the daemon.
+    """
+    found = []
+    for file in (folder / proving.FILE for folder in folders):
+        with contextlib.suppress(OSError, msgspec.DecodeError):
+            known = msgspec.json.decode(file.read_bytes(), type=trials.Trials)
+            remedy = f"install another version, or remove {file} to try once more"
+            found += [
+                Finding(f"{trial.model} {trial.version}", BROKEN, f"is not loaded any more: {trial.bad}", remedy)
+                for trial in known.versions
+                if trial.bad
+            ]
     return found
 
 

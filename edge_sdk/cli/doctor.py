@@ -4,12 +4,13 @@ import argparse
 import shutil
 import socket
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from edge_sdk import clock
-from edge_sdk.cli import diagnosis, show
+from edge_sdk.cli import diagnosis, places, show
 from edge_sdk.cli.command import Command
 from edge_sdk.cli.diagnosis import Finding
 from edge_sdk.device.sense import board, boards, machine, together
@@ -37,13 +38,17 @@ def run(arguments: argparse.Namespace) -> int:
         return _rails(arguments)
     here = machine.read_machine(arguments.root)
     software = diagnosis.look_at_software(arguments.root, is_jetson=boards.read_board(arguments.root) is not None)
-    broker = _look_for_broker(arguments.broker)
+    groups = {
+        "software": software,
+        "broker": _look_for_broker(arguments.broker),
+        "versions": diagnosis.look_at_versions(places.state_folders(arguments.root)),
+    }
     readings = _readings(arguments.root)
     wanting = [one for one in software if one.status in (diagnosis.MISSING, diagnosis.BROKEN) and one.is_needed]
     if arguments.json:
-        show.print_json(_document(here, software, broker, readings, wanting))
+        show.print_json(_document(here, groups, readings, wanting))
     else:
-        print(_text(here, software, broker, readings, wanting), end="")
+        print(_text(here, groups, readings, wanting), end="")
     return 1 if wanting else 0
 
 
@@ -92,16 +97,14 @@ def _look_for_broker(url: str) -> list[Finding]:
 
 def _document(
     here: dict[str, Any],
-    software: list[Finding],
-    broker: list[Finding],
+    groups: Mapping[str, list[Finding]],
     readings: list[Reading],
     wanting: list[Finding],
 ) -> dict[str, Any]:
     return {
         "ok": not wanting,
         "machine": here,
-        "software": [one._asdict() for one in software],
-        "broker": [one._asdict() for one in broker],
+        **{title: [one._asdict() for one in findings] for title, findings in groups.items()},
         "sensors": {one.metric: one.value for one in readings},
         "missing_sensors": {one.metric: one.reason for one in readings if one.value is None},
         "missing": [{"name": one.name, "words": one.words, "remedy": one.remedy} for one in wanting],
@@ -110,16 +113,15 @@ def _document(
 
 def _text(
     here: dict[str, Any],
-    software: list[Finding],
-    broker: list[Finding],
+    groups: Mapping[str, list[Finding]],
     readings: list[Reading],
     wanting: list[Finding],
 ) -> str:
     lines = ["machine"]
     lines += [f"  {key:<14} {value}" for key, value in here.items() if value is not None]
     lines.append(f"  {'python':<14} {sys.version.split()[0]} ({sys.executable})")
-    for title, findings in (("software", software), ("broker", broker)):
-        lines += ["", title]
+    for title, findings in groups.items():
+        lines += ["", title] if findings else []
         for one in findings:
             lines.append(f"  {_MARKS[one.status]:<8} {one.name:<22} {one.words}")
             if one.status != diagnosis.OK and one.remedy:

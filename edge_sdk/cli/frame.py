@@ -46,6 +46,7 @@ class Seen(NamedTuple):
         age_s: seconds since that came.
         is_online: what its status says.
         machine: of its Birth; empty where none was seen.
+        withdrawn: likewise.
         events: the newest last.
         powers_w, heats_c: of the last Samples, oldest first.
         others: further devices that speak here.
@@ -57,6 +58,7 @@ class Seen(NamedTuple):
     age_s: float | None = None
     is_online: bool = True
     machine: Mapping[str, object] = {}
+    withdrawn: Sequence[telemetry.Withdrawn] = ()
     events: Sequence[telemetry.Event] = ()
     powers_w: Sequence[float | None] = ()
     heats_c: Sequence[float | None] = ()
@@ -129,7 +131,7 @@ def _sections(seen: Seen, width: int) -> list[list[Line]]:
     if sample is None:
         return [_events(seen.events, width)] if seen.events else []
     found = [
-        _models(sample, width),
+        [*_models(sample, width), *_withdrawn(seen.withdrawn, width)],
         [*_power(seen, sample), *_rails(sample, width)],
         [*_heat(seen, sample), *_zones(sample, width), _limits(sample)],
         _loads(sample, width),
@@ -157,6 +159,14 @@ def _models(sample: telemetry.Sample, width: int) -> list[Line]:
             (Span(f"{name:<{room}} {times} "), Span(f"{failed:>5}", BAD if failed else ""), Span(table.printable(rest)))
         )
         lines.append(_stages(window))
+    return lines
+
+
+def _withdrawn(versions: Sequence[telemetry.Withdrawn], width: int) -> list[Line]:
+    lines: list[Line] = []
+    for each in versions:
+        text = table.printable(f"{each.name} {each.version} is not served any more: {each.reason}")
+        lines += _wrapped(text, width, style=WARN)
     return lines
 
 

@@ -1,5 +1,6 @@
 """Where the commands keep what outlives them, where systemd gives them no place."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -11,6 +12,16 @@ def variants_folder() -> Path:
         return Path(state) / "variants"
     cache = os.environ.get("XDG_CACHE_HOME")  # noqa: TID251 - as above
     return (Path(cache) if cache else Path.home() / ".cache") / "edge_sdk" / "variants"
+
+
+def state_folders(root: Path) -> list[Path]:
+    """Gives the state folders of daemons on a machine: the service's, and of this user's those started by hand."""
+    home = os.environ.get("XDG_STATE_HOME")  # noqa: TID251 - as above
+    found = [root / "var/lib/edge-sdk"]
+    if root == Path("/"):
+        with contextlib.suppress(OSError, RuntimeError):
+            found += sorted(((Path(home) if home else Path.home() / ".local" / "state") / "edge-sdk").iterdir())
+    return found
 
 
 def state_folder(site: str, device: str) -> Path | None:

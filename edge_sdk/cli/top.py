@@ -147,6 +147,7 @@ def _document(seen: frame.Seen) -> dict[str, Any]:
         "age_s": seen.age_s,
         "machine": dict(seen.machine),
         "sample": seen.sample,
+        "withdrawn": list(seen.withdrawn),
         "events": list(seen.events),
     }
 

@@ -295,6 +295,7 @@ class Daemon:
             payload=self._payload,
             payloads=codec.PAYLOADS if self._settings.payload == "auto" else None,
             synced=self._clock.is_synced(),
+            withdrawn=self._deployment.withdrawn(),
         )
         try:
             self._link.publish(self._topic("status"), self._status("online"), retain=True)

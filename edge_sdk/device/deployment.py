@@ -23,6 +23,7 @@ from edge_sdk.device.slots.finishing import Finisher, News
 from edge_sdk.device.slots.loading import Slot
 from edge_sdk.device.slots.proving import Proving
 from edge_sdk.engines import building
+from edge_sdk.records import telemetry
 
 _LOG = logging.getLogger(__name__)
 
@@ -103,6 +104,11 @@ class Deployment:
             {"name": name, "version": version, "state": "UNAVAILABLE", "reason": reason or "not loaded"}
             for (name, version), reason in sorted(at_hand.items())
         ]
+
+    def withdrawn(self) -> list[telemetry.Withdrawn]:
+        """Gives what is at hand and not served any more, since it crashed, hung or was too slow."""
+        found = ((entry, self._proving.fault(entry.digest)) for entry in self._catalogue.entries())
+        return [telemetry.Withdrawn(entry.name, entry.version, fault) for entry, fault in found if fault]
 
     def load(self, name: str) -> None:
         """Serves what is at hand under a name now: what is served already stays, the rest of that name goes.

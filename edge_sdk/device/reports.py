@@ -61,6 +61,7 @@ def birth(
     payload: Literal["json", "compact"] = "json",
     payloads: tuple[str, ...] | None = None,
     synced: bool | None = None,
+    withdrawn: Sequence[telemetry.Withdrawn] = (),
 ) -> telemetry.Birth:
     """Gives who the device is, what it serves, and what its numbers mean."""
     return telemetry.Birth(
@@ -76,6 +77,7 @@ def birth(
         payload=payload,
         payloads=msgspec.UNSET if payloads is None else payloads,
         synced=msgspec.UNSET if synced is None else synced,
+        withdrawn=tuple(withdrawn[:64]) or msgspec.UNSET,
     )
 
 

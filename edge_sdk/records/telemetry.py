@@ -157,12 +157,21 @@ class ModelInfo(msgspec.Struct, frozen=True):
     engine: Key
 
 
+class Withdrawn(msgspec.Struct, frozen=True):
+    """A version of a model that lies on the device and is not served any more, since it proved bad there."""
+
+    name: Key
+    version: Key
+    reason: Annotated[str, msgspec.Meta(max_length=256)]
+
+
 class Birth(msgspec.Struct, frozen=True, kw_only=True):
     """Retained: who the device is and what its numbers mean.
 
     `payload` is the form of its Samples, so that whoever listens knows before the first one: ``json``, or ``compact``
     (MessagePack, wire/compact.py). Both can be told apart by their first byte. `payloads` are the forms
     that it would send if a collector asked for them; it is left out where there is no choice. `synced` as in a Sample.
+    `withdrawn` is left out where no version is.
     """
 
     v: Annotated[int, msgspec.Meta(ge=1, le=1000)]
@@ -177,6 +186,7 @@ class Birth(msgspec.Struct, frozen=True, kw_only=True):
     payload: Literal["json", "compact"] = "json"
     payloads: Annotated[tuple[Key, ...], msgspec.Meta(max_length=8)] | msgspec.UnsetType = msgspec.UNSET
     synced: bool | msgspec.UnsetType = msgspec.UNSET
+    withdrawn: Annotated[tuple[Withdrawn, ...], msgspec.Meta(max_length=64)] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,10 +4,12 @@ import json
 import subprocess
 import sys
 
+import msgspec
 import pytest
 
 from edge_sdk.cli import diagnosis, main
 from edge_sdk.device.sense import boards
+from edge_sdk.device.slots import proving, trials
 from edge_sdk.testing.board import FakeBoard
 
 
@@ -54,6 +56,23 @@ def test_a_jetson_without_tensorrt_is_told_how_to_mend_it(capsys, tmp_path):
     code, text = doctor(capsys, "--root", str(tmp_path))
     assert code == 1
     assert "This machine can't run bundles yet:" in text
+
+
+def test_a_version_that_is_not_loaded_any_more_is_named_with_what_to_do(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert json.loads(doctor(capsys, "--json")[1])["versions"] == []
+    folder = tmp_path / "edge-sdk" / "default.cam"
+    folder.mkdir(parents=True)
+    (tmp_path / "edge-sdk" / "default.damaged").mkdir()
+    (tmp_path / "edge-sdk" / "default.damaged" / proving.FILE).write_text("{")
+    good, bad = (trials.Trial(model="a", version=version, digest=version * 64) for version in "12")
+    bad = msgspec.structs.replace(bad, bad="3 starts ended with it")
+    (folder / proving.FILE).write_bytes(msgspec.json.encode(trials.Trials(versions=(good, bad))))
+    code, text = doctor(capsys, "--json")
+    (one,) = json.loads(text)["versions"]
+    assert (code, one["name"], one["words"]) == (0, "a 2", "is not loaded any more: 3 starts ended with it")
+    assert str(folder / proving.FILE) in one["remedy"]
+    assert "BROKEN   a 2 " in doctor(capsys)[1]
 
 
 def test_a_package_that_crashes_on_import_takes_nobody_along(monkeypatch, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 
+import msgspec
 import numpy as np
 import pytest
 from test_serve_gate import wait_until
@@ -11,7 +12,9 @@ from edge_sdk.device.serve import gate
 from edge_sdk.device.settings import DaemonSettings, ModelSettings
 from edge_sdk.device.slots import pace, proving
 from edge_sdk.link.memory import MemoryBroker, MemoryLink
+from edge_sdk.records import telemetry
 from edge_sdk.testing.clock import FakeClock
+from edge_sdk.wire import codec
 
 X = {"x": np.array([[1, 2, 3]], np.float32)}
 LIMIT_MS = 50.0
@@ -23,10 +26,11 @@ class Device:
     def __init__(self, folder, state, **settings):
         values = {"device": "cam", "model_repository": str(folder), "state_folder": str(state), "http_port": 0}
         values |= {"model_control": True, "threads": 1, "models": {"a": ModelSettings(p99_limit_ms=LIMIT_MS)}}
-        self.clock, self.events, self.takes_s = FakeClock(), [], 0.001
+        self.clock, self.events, self.births, self.takes_s = FakeClock(), [], [], 0.001
         broker = MemoryBroker()
         listener = MemoryLink(broker)
         listener.subscribe("edge/v1/default/cam/up/event", lambda message: self.take(json.loads(message.payload)))
+        listener.subscribe("edge/v1/default/cam/up/birth", lambda message: self.births.append(message.payload))
         listener.open()
         self.daemon = Daemon(
             DaemonSettings(**{**values, **settings}), lambda will: MemoryLink(broker, will=will), clocks=self.clock, sensors=()
@@ -101,6 +105,11 @@ def test_a_version_over_its_limit_gives_way_with_the_reason_and_is_not_tried_aga
     assert (event["details"]["old"], event["details"]["new"]) == ("2", "1")
     assert event["details"]["reason"].startswith("99 % of 100 requests took up to ")
     assert "50 ms are allowed" in event["message"]
+    born = codec.from_bytes(one.births[-1], telemetry.Birth)
+    assert [(each.name, each.version, each.reason) for each in born.withdrawn] == [
+        ("a", "2", event["details"]["reason"])
+    ]
+    assert [model.version for model in born.models] == ["1"]
     one.infer(3, 0.001)
     one.daemon.stop()
     again = device()  # nor does the next start take it
@@ -122,6 +131,7 @@ def test_what_keeps_its_limit_or_has_none_or_was_hardly_asked_stays(device, coun
         one.infer(count, takes_s)
     one.daemon.beat()
     assert (one.version, one.kinds) == ("2", [])
+    assert codec.from_bytes(one.births[-1], telemetry.Birth).withdrawn is msgspec.UNSET
 
 
 def test_requests_of_several_intervals_count_together(device):

@@ -167,6 +167,22 @@ def test_the_newest_sample_counts_and_what_was_held_back_does_not():
     assert len(one.powers_w) == 2
 
 
+def test_a_version_that_was_withdrawn_is_heard_of_and_shown_below_the_models():
+    devices = Devices(FakeClock())
+    devices.take(message(sample()))
+    shown = text(devices.seen(("plant", "cam-7")))
+    assert "not served any more" not in shown
+    bad = telemetry.Withdrawn("fashion", "2", "99 % of 100 requests took up to 80 ms")
+    born = telemetry.Birth(
+        v=2, device="cam-7", boot="00c0ffee", t=1.0, sdk="1", machine={}, models=(), metrics=(), interval_s=1.0,
+        withdrawn=(bad,),
+    )  # fmt: skip
+    devices.take(message(born, "birth"))
+    shown = text(devices.seen(("plant", "cam-7")))
+    assert "  fashion 2 is not served any more: 99 % of 100 requests took up to 80 ms" in shown
+    assert shown.index("queue 0.005") < shown.index("not served any more") < shown.index("POWER")
+
+
 def test_birth_status_and_events_are_heard_and_garbage_is_not():
     devices = Devices(FakeClock())
     birth = telemetry.Birth(v=1, device="cam-7", boot="00c0ffee", t=1, sdk="0", machine={"module": "Nano"}, models=(),

@@ -44,12 +44,17 @@ class Proving:
         """Gives which of a model's versions may be loaded, the one to try first first; see `trials.in_order`."""
         return trials.in_order(self._trials, digests, starts=self._starts)
 
+    def fault(self, digest: str) -> str:
+        """Gives what is wrong with a version that is not loaded any more; empty where it may be."""
+        found = trials.find(self._trials, digest)
+        return "" if found is None else found.bad
+
     def reason(self, digest: str) -> str:
         """Gives why a version is not loaded any more, and what to do; empty where it may be."""
-        found = trials.find(self._trials, digest)
-        if found is None or not found.bad:
+        fault = self.fault(digest)
+        if not fault:
             return ""
-        return f"{found.bad}; it is not tried again: install another version, or remove {self._file} to try once more"
+        return f"{fault}; it is not tried again: install another version, or remove {self._file} to try once more"
 
     def is_on_trial(self, digest: str) -> bool:
         """Says whether a version was never confirmed here."""
