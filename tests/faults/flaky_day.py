@@ -17,18 +17,22 @@ from pathlib import Path
 import msgspec
 from power import Disk
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # it is a program of its own, not a test
+
+import stepped  # noqa: E402 - see above
+
 from edge_sdk import errors
 from edge_sdk.collector import intake
 from edge_sdk.collector.backlog import Waiting
 from edge_sdk.collector.clocks import DeviceClocks
 from edge_sdk.collector.store import opening
 from edge_sdk.device import reports
-from edge_sdk.device.spool import records, writer
+from edge_sdk.device.spool import records
 from edge_sdk.device.spool.forwarding import Forwarder
 from edge_sdk.device.spool.held import Limits
 from edge_sdk.device.spool.queue_file import QueueFile
 from edge_sdk.device.spool.records import Kind
-from edge_sdk.device.spool.spool import Spool, SpoolSettings
+from edge_sdk.device.spool.spool import SpoolSettings
 from edge_sdk.link.protocol import Message
 from edge_sdk.records import telemetry
 from edge_sdk.testing.clock import FakeClock
@@ -48,19 +52,6 @@ FAULTS = {  # chance per step, shortest and longest in seconds
     "power": (0.008, 0, 0),
     "kill": (0.008, 0, 0),
 }
-
-
-class Unstarted:
-    """In place of the writer's thread: its turns are taken by the day."""
-
-    def __init__(self, **_):
-        pass
-
-    def start(self):
-        pass
-
-    def join(self, _=None):
-        pass
 
 
 class Day:
@@ -196,23 +187,19 @@ class Day:
         def open_file(file, *, limit_bytes):
             return File(file, limit_bytes=limit_bytes, synchronous="NORMAL" if day.without == "sync" else "FULL")
 
-        real, writer.threading.Thread = writer.threading.Thread, Unstarted
-        try:
-            self.spool = Spool(
-                SpoolSettings(
-                    self.disk.root / "spool" / "queue.db",
-                    Limits(100_000, 100_000, 1e12 if self.without == "resend" else 60.0, 2000, 2000),
-                    2**26,
-                ),
-                name_boot=lambda last: reports.boot_id(
-                    started_s=self.clock.wall_s(), random_bits=self.random.getrandbits(32), last=last
-                ),
-                word=self.word,
-                clocks=self.clock,
-                open_file=open_file,
-            )
-        finally:
-            writer.threading.Thread = real
+        self.spool = stepped.open_spool(
+            SpoolSettings(
+                self.disk.root / "spool" / "queue.db",
+                Limits(100_000, 100_000, 1e12 if self.without == "resend" else 60.0, 2000, 2000),
+                2**26,
+            ),
+            name_boot=lambda last: reports.boot_id(
+                started_s=self.clock.wall_s(), random_bits=self.random.getrandbits(32), last=last
+            ),
+            word=self.word,
+            clocks=self.clock,
+            open_file=open_file,
+        )
         self.seq = 0
         self.forwarder = Forwarder(
             self.spool, self, telemetry_topic=TOPICS["telemetry"], event_topic=TOPICS["event"], renew=reports.renewed
@@ -320,7 +307,7 @@ class Day:
 
     def turn_of_the_disk(self):
         before = {entry.key for entry in self.spool._held.staged()}
-        self.spool._writer._turn()
+        stepped.turn(self.spool)
         for key in before - {entry.key for entry in self.spool._held.staged()}:
             if records.kind_of(key) is Kind.SAMPLE:
                 self.acknowledged.add((self.spool.boot, records.seq_of(key)))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import stepped
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -17,7 +18,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from edge_sdk import errors
 from edge_sdk.device import reports
 from edge_sdk.device.spool import spool as spools
-from edge_sdk.device.spool import writer
 from edge_sdk.device.spool.forwarding import Forwarder
 from edge_sdk.device.spool.held import Limits
 from edge_sdk.device.spool.queue_file import QueueFile
@@ -27,19 +27,6 @@ from edge_sdk.testing.clock import FakeClock
 from edge_sdk.wire import codec
 
 RESEND_S = 5.0
-
-
-class Unstarted:
-    """In place of the writer's thread."""
-
-    def __init__(self, **_):
-        pass
-
-    def start(self):
-        pass
-
-    def join(self, _=None):
-        pass
 
 
 class Wire:
@@ -108,17 +95,13 @@ class Spooling(RuleBasedStateMachine):
         self.start()
 
     def start(self):
-        real, writer.threading.Thread = writer.threading.Thread, Unstarted
-        try:
-            self.spool = spools.Spool(
-                spools.SpoolSettings(self.folder / str(self.life) / "queue.db", self.limits, 2**20, 2.0),
-                name_boot=lambda last: reports.boot_id(started_s=self.clock.wall_s(), random_bits=7, last=last),
-                word=lambda boot, seq, news: b"%s:%d" % (boot.encode(), seq),
-                clocks=self.clock,
-                open_file=Faulty,
-            )
-        finally:
-            writer.threading.Thread = real
+        self.spool = stepped.open_spool(
+            spools.SpoolSettings(self.folder / str(self.life) / "queue.db", self.limits, 2**20, 2.0),
+            name_boot=lambda last: reports.boot_id(started_s=self.clock.wall_s(), random_bits=7, last=last),
+            word=lambda boot, seq, news: b"%s:%d" % (boot.encode(), seq),
+            clocks=self.clock,
+            open_file=Faulty,
+        )
         self.boots.append(self.spool.boot)
         self.seq = 0
         self.forwarder = Forwarder(self.spool, self.wire, telemetry_topic="t", event_topic="e", renew=reports.renewed)
@@ -152,7 +135,7 @@ class Spooling(RuleBasedStateMachine):
     @rule()
     def disk(self):
         before = {entry.key for entry in self.spool._held.staged()}
-        self.spool._writer._turn()
+        stepped.turn(self.spool)
         held = self.spool._held
         for key in before - {entry.key for entry in held.staged()}:
             kind, seq = spools.records.kind_of(key), spools.records.seq_of(key)
