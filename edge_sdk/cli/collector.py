@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import gc
 import logging
 import os
 import sys
@@ -28,6 +29,7 @@ _LOG = logging.getLogger(__name__)
 _REPORT_S = 10.0
 _STALLED_S = 60.0  # far beyond any wait for the database, which is half a second at a time
 _IN_FLIGHT_MAX = 1000  # receipts for a fleet that was away go out at once
+_GARBAGE_LOOKED_FOR = 50_000  # new objects; each message is some, and none of them is ever part of a cycle
 _OPTIONS = ("broker", "database", "web", "victoria", "share", "site")
 _PATHS = ("database", "ca_file", "cert_file", "key_file")
 _SECRETS = ("password",)
@@ -71,6 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
     with contextlib.ExitStack() as closing, signals.Stop() as stop:
         try:
             collector.start()
+            gc.freeze()
+            gc.set_threshold(_GARBAGE_LOOKED_FOR)
             forwarding = _forward(settings, closing)
             _answer(settings, _counts(collector, forwarding), closing)
             _LOG.info("storing %s of %s in %s", settings.site or "all sites", settings.broker, place)
