@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,11 +27,29 @@ _RUNS_SHARE = 0.4
 in seconds would make two builds differ."""
 
 _FEWEST_TRIALS, _MOST_TRIALS = 4, 32
+_QUICK = 2
+"""Held-out samples that a method or trial must do well on before it is measured on the others."""
+
+_KNOWN_BYTES = 8 * 1024 * 1024
 _FEWEST_SAMPLES = 4
 _SAVES = 8
 """How often a pass saves its state."""
 
 _USUAL_SAMPLES = 256
+
+
+class Measures(NamedTuple):
+    """How ranges are measured on the held-out samples.
+
+    Attributes:
+        sqnr_of: from ranges to the SQNR of the worst output, in dB.
+        quick_of: the same on the first _QUICK samples; None where that would save nothing.
+        trials: how many trials the samples allow.
+    """
+
+    sqnr_of: choose.Measure
+    quick_of: choose.Measure | None
+    trials: int
 
 
 def ranged(job: Job, data: Opened, scan: Scan, graph: Graph) -> Ranged:
@@ -50,18 +68,16 @@ def ranged(job: Job, data: Opened, scan: Scan, graph: Graph) -> Ranged:
     with job.stages("choose"):
         choice = _chosen(job, collected, measured)
     with job.stages("coverage"):
-        points = coverage.curve(collected, choice, measured()[0] if collected.held_feeds else None)
+        points = coverage.curve(collected, choice, measured().sqnr_of if collected.held_feeds else None)
     return Ranged(collected, choice, points, notes)
 
 
-def _chosen(
-    job: Job, collected: collect.Collected, measured: Callable[[], tuple[choose.Measure, int]]
-) -> choose.Choice:
+def _chosen(job: Job, collected: collect.Collected, measured: Callable[[], Measures]) -> choose.Choice:
     """Gives the ranges; nothing is run for a method that the user named."""
     if job.method != choose.AUTO:
         return choose.chosen(collected, job.method, _unasked)
-    sqnr_of, trials = measured()
-    return choose.chosen(collected, job.method, sqnr_of, trials=trials)
+    by = measured()
+    return choose.chosen(collected, job.method, by.sqnr_of, quick_of=by.quick_of, trials=by.trials)
 
 
 def _unasked(_ranges: Mapping[str, Range]) -> float:
@@ -149,12 +165,8 @@ class _Saver:
             self._saved = len(self._state.digests)
 
 
-def measure(
-    model: models.Model, placed: placement.Placement, collected: collect.Collected
-) -> tuple[choose.Measure, int]:
-    """Gives a function from ranges to the SQNR of the worst output on held-out samples, and how many trials it allows.
-
-    All ranges are measured in one session, whose scales are inputs.
+def measure(model: models.Model, placed: placement.Placement, collected: collect.Collected) -> Measures:
+    """Gives how ranges are measured: all in one session, whose scales are inputs.
 
     Args:
         model: the float model.
@@ -170,16 +182,41 @@ def measure(
     scales = {name: found.scale for name, found in choose.ranges_by_method(total, "max").items()}
     adjustable = adjust.adjustable_from_proto(qdq.quantized_proto(model, placed, scales))
     run = ort.runner_from_model(adjustable.content, is_simulated=True)
+    answers = _Answers(run, adjustable)
 
-    def sqnr_of(ranges: Mapping[str, Range]) -> float:
-        given = adjustable.feeds({name: found.scale for name, found in ranges.items()})
+    def sqnr_of(ranges: Mapping[str, Range], most: int | None = None) -> float:
+        return gate.worst_sqnr_db(answers.runner_for(ranges), references[:most], model.outputs)
 
-        def run_with_scales(feeds: Mapping[str, NDArray[Any]]) -> Tensors:
-            return run({**feeds, **given})
+    quick_of = functools.partial(sqnr_of, most=_QUICK) if len(references) > _QUICK + 1 else None
+    return Measures(sqnr_of, quick_of, trials)
 
-        return gate.worst_sqnr_db(run_with_scales, references, model.outputs)
 
-    return sqnr_of, trials
+class _Answers:
+    """The INT8 model's answers to the held-out samples by ranges; small ones are computed once."""
+
+    def __init__(self, run: ort.Run, adjustable: adjust.Adjustable) -> None:
+        self._run = run
+        self._adjustable = adjustable
+        self._known: dict[tuple[object, ...], Tensors] = {}
+        self._room_bytes = _KNOWN_BYTES
+
+    def runner_for(self, ranges: Mapping[str, Range]) -> ort.Run:
+        """Gives a function that runs the model with some ranges."""
+        scales = self._adjustable.feeds({name: found.scale for name, found in ranges.items()})
+        key = tuple(map(float, scales.values()))
+
+        def run(feeds: Mapping[str, NDArray[Any]]) -> Tensors:
+            place = (id(feeds), *key)  # the samples live as long as this does
+            found = self._known.get(place)
+            if found is None:
+                found = self._run({**feeds, **scales})
+                size_bytes = sum(values.nbytes for values in found.values())
+                if size_bytes <= self._room_bytes:
+                    self._known[place] = found
+                    self._room_bytes -= size_bytes
+            return found
+
+        return run
 
 
 def _references(

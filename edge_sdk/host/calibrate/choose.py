@@ -23,6 +23,9 @@ GAIN_DB = 0.1
 PATIENCE = 3
 """Trials in a row without a gain after which no more are made: those to come are of tensors that matter less."""
 
+BEHIND_DB = 3.0
+"""A method so far behind the best on the first held-out samples is not measured on the others."""
+
 _AGREED = 1.02
 """Thresholds that differ by less than 2 % are the same."""
 
@@ -35,7 +38,7 @@ class Choice(NamedTuple):
     Attributes:
         method: of all tensors but those in `swapped`; MIXED where there are any.
         ranges: by tensor.
-        sqnr_db: what each method measured; empty if none was.
+        sqnr_db: what each method measured, those far behind on the first samples only; empty if none was.
         swapped: the method of each tensor that does better with another than `base`.
         base: the best method for all tensors.
         best_db: what `ranges` measured; None if nothing was.
@@ -66,7 +69,9 @@ def ranges_by_method(histograms: Histograms, method: str, swapped: Mapping[str, 
     return found
 
 
-def chosen(collected: Collected, method: str, sqnr_of: Measure, *, trials: int = TRIALS) -> Choice:
+def chosen(
+    collected: Collected, method: str, sqnr_of: Measure, *, quick_of: Measure | None = None, trials: int = TRIALS
+) -> Choice:
     """Gives the ranges by `method`; ``auto`` takes what has the highest SQNR on the held-out samples.
 
     It measures each method for all tensors; then, starting from the best, it tries other methods on single tensors,
@@ -79,25 +84,29 @@ def chosen(collected: Collected, method: str, sqnr_of: Measure, *, trials: int =
         method: a key of `thresholds.METHODS`, or ``auto``.
         sqnr_of: measures the INT8 model made with some ranges on the held-out samples, in dB; of a detector what its
             boxes and scores are apart, see `gate.worst_sqnr_db`.
+        quick_of: the same on the first few of them, at a part of the cost: what fails there is not measured on all.
         trials: how many tensors are tried; a bound in seconds would make two builds differ.
     """
     total = collected.histograms()
     if method != AUTO:
         return Choice(method, ranges_by_method(total, method), {}, base=method)
     by_method = {name: ranges_by_method(collected.fitted, name) for name in thresholds.METHODS}
-    measured = {name: sqnr_of(found) for name, found in by_method.items()}
-    base = max(measured, key=lambda name: measured[name])
-    best_db, current, swapped = measured[base], dict(by_method[base]), dict[str, str]()
+    quick = {name: (quick_of or sqnr_of)(found) for name, found in by_method.items()}
+    near = [name for name in quick if quick[name] >= max(quick.values()) - BEHIND_DB]
+    measured = quick | ({name: sqnr_of(by_method[name]) for name in near} if quick_of else {})
+    base = max(near, key=lambda name: measured[name])
+    best_db, quick_db, current, swapped = measured[base], quick[base], dict(by_method[base]), dict[str, str]()
     failed = 0
     for tensor, other in _disagreements(by_method, measured, base)[:trials]:
         if failed == PATIENCE:
             break
-        tried = current | {tensor: by_method[other][tensor]}
-        sqnr_db = sqnr_of(tried)
         failed += 1
-        if sqnr_db >= best_db + GAIN_DB:
-            best_db, current, failed = sqnr_db, tried, 0
-            swapped[tensor] = other
+        tried = current | {tensor: by_method[other][tensor]}
+        tried_db = quick_of(tried) if quick_of else math.inf
+        if tried_db < quick_db + GAIN_DB or (sqnr_db := sqnr_of(tried)) < best_db + GAIN_DB:
+            continue
+        best_db, quick_db, current, failed = sqnr_db, tried_db, tried, 0
+        swapped[tensor] = other
     ranges = ranges_by_method(total, base, swapped)
     return Choice(MIXED if swapped else base, ranges, measured, swapped, base, best_db)
 
