@@ -23,6 +23,7 @@ class Key(msgspec.Struct, frozen=True):
         cores: that this process may use.
         backend: name and version.
         threads: asked for.
+        is_alone: whoever asks is in this process.
     """
 
     bundle: str
@@ -30,6 +31,7 @@ class Key(msgspec.Struct, frozen=True):
     cores: int
     backend: str
     threads: int
+    is_alone: bool = False
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -39,6 +41,7 @@ class Choice(msgspec.Struct, frozen=True):
         variant: that runs.
         best_ns: shortest run seen, by variant; empty where there was nothing to choose.
         threads: for the back end, where the caller left that to it: 1 where one thread is as fast as all of them.
+        is_awake: they stay awake between two runs.
         refused: why a variant is out of the question, by variant.
         is_remembered: it was measured earlier.
     """
@@ -48,6 +51,7 @@ class Choice(msgspec.Struct, frozen=True):
     refused: dict[str, str] = {}
     is_remembered: bool = False
     threads: int = 0
+    is_awake: bool = False
 
 
 class _Entry(msgspec.Struct, frozen=True):

@@ -45,6 +45,9 @@ A device waits this long twice at its first start with a bundle. Small nets run 
 ones each runs as often as _ROUNDS has it, whatever that takes.
 """
 
+AWAKE_GAIN = 1.2
+"""All cores, kept awake between the runs, must be faster than one by this much: they take the power of all."""
+
 _ROUNDS = (3, 200)
 
 
@@ -62,6 +65,7 @@ def choose(
     backend: str,
     threads: int = 0,
     variant: str = AUTO,
+    is_alone: bool = False,
     memory: Path | None = None,
     ticks: clock.Clock | None = None,
 ) -> Choice:
@@ -72,6 +76,8 @@ def choose(
         backend: that runs it, a row of `registry.BACKENDS` that runs ONNX on the CPU.
         threads: per engine; 0 leaves the choice to the back end.
         variant: a key of FILES to ask for it by name, or ``auto`` for the fastest.
+        is_alone: whoever asks is in this process, and waits meanwhile: then the other cores may wait awake for the next
+            run. A client in another process would want them for itself.
         memory: folder in which the measurement is kept for the next time; None measures anew.
         ticks: the clock.
 
@@ -89,10 +95,12 @@ def choose(
     if bundles.GOLDEN not in checked.manifest.files:
         # Without golden answers nothing can be checked: the form that the gate judged, or the one asked for.
         return Choice(next(iter(wanted)), refused=dict.fromkeys(list(wanted)[1:], "the bundle has no golden samples"))
-    key = _key(checked, backend, threads)
+    key = _key(checked, backend, threads, is_alone=is_alone)
     if variant == AUTO and memory is not None and (known := remembered.recall(memory, key)) and known.variant in held:
         return known
-    choice = _measured(checked, wanted, backend=backend, threads=threads, ticks=ticks or clock.SystemClock())
+    choice = _measured(
+        checked, wanted, backend=backend, threads=threads, is_alone=is_alone, ticks=ticks or clock.SystemClock()
+    )
     if variant == AUTO and memory is not None:
         remembered.keep(memory, key, choice)
     return choice
@@ -103,13 +111,20 @@ def recalled(checked: bundles.Bundle, *, backend: str, threads: int = 0, memory:
     return remembered.recall(memory, _key(checked, backend, threads))
 
 
-def _key(checked: bundles.Bundle, backend: str, threads: int) -> Key:
-    version = registry.backend_version(backend)
-    return Key(checked.digest, remembered.cpu_name(), len(os.sched_getaffinity(0)), f"{backend} {version}", threads)
+def _key(checked: bundles.Bundle, backend: str, threads: int, *, is_alone: bool = False) -> Key:
+    software = f"{backend} {registry.backend_version(backend)}"
+    cores = len(os.sched_getaffinity(0))
+    return Key(checked.digest, remembered.cpu_name(), cores, software, threads, is_alone)
 
 
 def _measured(
-    checked: bundles.Bundle, wanted: Mapping[str, Path], *, backend: str, threads: int, ticks: clock.Clock
+    checked: bundles.Bundle,
+    wanted: Mapping[str, Path],
+    *,
+    backend: str,
+    threads: int,
+    is_alone: bool,
+    ticks: clock.Clock,
 ) -> Choice:
     known = golden.read_golden(checked.file(bundles.GOLDEN))
     refused: dict[str, str] = {}
@@ -137,9 +152,14 @@ def _measured(
         variant = _fastest(best_ns) if best_ns else next(iter(engines))
         if threads or not best_ns:
             return Choice(variant, best_ns, refused, threads=threads)
-        alone = registry.open_backend(backend, wanted[variant], options={"threads": 1})
-        opened.callback(alone.close)
-        return Choice(variant, best_ns, refused, threads=_fewest_threads(engines[variant], alone, known, ticks))
+        one = registry.open_backend(backend, wanted[variant], options={"threads": 1})
+        opened.callback(one.close)
+        everyone = engines[variant]
+        if is_alone:
+            everyone = registry.open_backend(backend, wanted[variant], options={"awake": 1})
+            opened.callback(everyone.close)
+        count = _fewest_threads(everyone, one, known, ticks, gain=AWAKE_GAIN if is_alone else 1.0)
+        return Choice(variant, best_ns, refused, threads=count, is_awake=is_alone and not count)
 
 
 def _fault(engine: Engine, known: Golden, variant: str, ticks: clock.Clock) -> str:
@@ -158,13 +178,13 @@ def _fault(engine: Engine, known: Golden, variant: str, ticks: clock.Clock) -> s
     return ""
 
 
-def _fewest_threads(engine: Engine, alone: Engine, known: Golden, ticks: clock.Clock) -> int:
-    """Gives 1 where one thread is as fast as all of them: waking the others costs a small network more than it gains.
+def _fewest_threads(everyone: Engine, one: Engine, known: Golden, ticks: clock.Clock, *, gain: float) -> int:
+    """Gives 1 unless all threads are faster by `gain`: waking the others costs a small network more than it gains.
 
     The usual run decides, not the best one, in which the others happened to be awake.
     """
-    spent_ns = _timed({"all": engine, "one": alone}, known, ticks)
-    return 1 if statistics.median(spent_ns["one"]) <= statistics.median(spent_ns["all"]) else 0
+    spent_ns = _timed({"all": everyone, "one": one}, known, ticks)
+    return 1 if statistics.median(spent_ns["one"]) <= gain * statistics.median(spent_ns["all"]) else 0
 
 
 def _timed(engines: Mapping[str, Engine], known: Golden, ticks: clock.Clock) -> dict[str, list[int]]:

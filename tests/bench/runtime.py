@@ -89,7 +89,7 @@ def measure():
         folder = Path(name)
         bundle = build(folder)
         checked = bundles.read_bundle(bundle)
-        choice = bundled.chosen(checked)
+        choice = bundled.chosen(checked, is_alone=True)
         model = bundled.model_of_choice(checked, choice)
         session = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"])
         alike = ort.SessionOptions()

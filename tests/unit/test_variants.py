@@ -12,11 +12,14 @@ from host_graphs import constant, graph, initializer, node
 
 import edge_sdk
 from edge_sdk import errors
+from edge_sdk.clock import SystemClock
 from edge_sdk.engines import bundled, golden, ort, registry, remembered, variants
+from edge_sdk.engines.engine import Result
 from edge_sdk.host.graph import lowering, placement, qdq
 from edge_sdk.host.graph import model as models
 from edge_sdk.host.pack import golden as packing
 from edge_sdk.records import bundle
+from edge_sdk.records.timings import Timings
 from edge_sdk.wire import bundles
 
 WIDTH = 32
@@ -211,6 +214,51 @@ def test_left_to_itself_it_takes_one_thread_or_all(write, residual_files):
     assert bundled.chosen(checked).threads in (0, 1)
     assert bundled.chosen(checked, threads=2).threads == 2
     assert bundled.chosen(checked, variant="lowered").threads == 0
+
+
+class Timed:
+    """An engine whose runs take so many nanoseconds."""
+
+    def __init__(self, spent_ns):
+        self.spent_ns = spent_ns
+
+    def run(self, feeds):
+        return Result({}, Timings(0, 0, 0, self.spent_ns, 0))
+
+
+@pytest.mark.parametrize(
+    ("everyone_ns", "gain", "threads"),
+    [
+        (100, 1.0, 1),
+        (99, 1.0, 0),
+        (99, variants.AWAKE_GAIN, 1),  # that little more speed is not worth the power of all cores
+        (80, variants.AWAKE_GAIN, 0),
+    ],
+)
+def test_every_core_is_taken_where_it_gains_enough(everyone_ns, gain, threads):
+    known = golden.Golden(({},), {}, {})
+    found = variants._fewest_threads(Timed(everyone_ns), Timed(100), known, SystemClock(), gain=gain)
+    assert found == threads
+
+
+def test_cores_are_kept_awake_only_for_whoever_is_in_this_process(write, residual_files, tmp_path, monkeypatch):
+    checked, folder, opened = write(residual_files), tmp_path / "variants", []
+    open_backend = registry.open_backend
+    monkeypatch.setattr(
+        registry, "open_backend", lambda *names, **more: opened.append(more["options"]) or open_backend(*names, **more)
+    )
+    monkeypatch.setattr(variants, "_fewest_threads", lambda *_, **__: 0)
+    served = bundled.chosen(checked, memory=folder)
+    assert not served.is_awake
+    assert not any(options.get("awake") for options in opened)
+    own = bundled.chosen(checked, memory=folder, is_alone=True)
+    assert (own.threads, own.is_awake, own.is_remembered) == (0, True, False)
+    assert not bundled.chosen(checked, memory=folder).is_awake
+    with edge_sdk.open_engine(checked.path, memory=folder) as engine:
+        assert opened[-1] == {"threads": 0, "awake": 1}
+        assert engine.infer({"image": images(1, 5)})["logits"].shape == (1, 10)
+    with edge_sdk.open_engine(checked.path, threads=2, memory=folder):
+        assert opened[-1] == {"threads": 2}
 
 
 def test_the_choice_is_remembered_by_bundle_and_threads(write, residual_files, tmp_path):
