@@ -26,6 +26,9 @@ _HELD_BYTES = 1 << 20
 Run: TypeAlias = Callable[[Mapping[str, NDArray[Any]]], Tensors]
 """Inputs by name to outputs by name."""
 
+_WITHOUT_KERNELS = "session.disable_quant_qdq"
+"""What keeps ONNX Runtime from looking for integer kernels."""
+
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -40,10 +43,12 @@ class OrtBackend:
 
     Options:
         threads: intra-op threads; 0 (default) leaves the choice to ONNX Runtime.
+        awake: whether they stay awake for a while after a run, so that the next one finds them at once; 0 by default.
+        simulated: 1 computes Q/DQ as written; see `runner_from_model`. 0 (default) looks for integer kernels.
     """
 
     def __init__(self, model: Path, options: Mapping[str, str | int]) -> None:
-        self._session = session_from_model(str(model), _settings(threads=int(options.get("threads", 0))))
+        self._session = session_from_model(str(model), _settings_of(options))
         self._inputs = tuple(_spec(argument) for argument in self._session.get_inputs())
         self._names = [argument.name for argument in self._session.get_outputs()]
 
@@ -88,6 +93,7 @@ def runner_from_model(
     is_simulated: bool = False,
     is_frugal: bool = False,
     is_brief: bool = False,
+    is_optimized: bool = False,
 ) -> Run:
     """Gives a function that runs a model on the CPU: inputs by name to outputs by name.
 
@@ -100,16 +106,20 @@ def runner_from_model(
         is_frugal: give the memory of activations back after each run. Float networks lose 3 % of their speed by it, the
             many small steps of an INT8 one up to half.
         is_brief: for a few runs: frugal, and the weights are not held once more in the order that is fastest.
+        is_optimized: it comes from `save_optimized` as native, and is run as it is.
 
     Raises:
         ModelError: ONNX Runtime cannot load it. The function itself raises EngineError when a run fails.
     """
     settings = _settings(threads=threads)
-    settings.add_session_config_entry("session.disable_quant_qdq", str(int(is_simulated)))
+    settings.add_session_config_entry(_WITHOUT_KERNELS, str(int(is_simulated)))
+    settings.enable_mem_pattern = False  # one block for each shape: a third more memory, and no faster
     if is_frugal or is_brief:
-        settings.enable_cpu_mem_arena = settings.enable_mem_pattern = False
+        settings.enable_cpu_mem_arena = False
     if is_brief:
         settings.add_session_config_entry("session.disable_prepacking", "1")
+    if is_optimized:
+        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = session_from_model(model, settings)
     if is_frugal or is_brief:
         give_back()
@@ -143,16 +153,24 @@ def specs_from_model(model: str | Serialized) -> tuple[tuple[tensors.TensorSpec,
     return tuple(_spec(argument) for argument in inputs), tuple(_spec(argument, "output") for argument in outputs)
 
 
-def save_optimized(model: bytes, file: Path) -> None:
+def save_optimized(model: bytes, file: Path, *, is_native: bool = False) -> None:
     """Writes the model as ONNX Runtime's basic optimiser leaves it: constants and batch norms folded, dead nodes gone.
 
     The basic level rewrites within the standard operators; the higher ones fuse into ONNX Runtime's own.
+
+    Args:
+        model: serialised.
+        file: to write.
+        is_native: all levels, for this very processor.
 
     Raises:
         ModelError: ONNX Runtime cannot load it.
     """
     settings = _settings()
-    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    if is_native:
+        settings.add_session_config_entry("session.disable_prepacking", "1")  # it is not run
+    else:
+        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     settings.optimized_model_filepath = str(file)
     session_from_model(model, settings)
 
@@ -169,12 +187,18 @@ def version() -> str:
     return str(ort.__version__)
 
 
-def _settings(*, threads: int = 0) -> "ort.SessionOptions":
+def _settings_of(options: Mapping[str, str | int]) -> "ort.SessionOptions":
+    settings = _settings(threads=int(options.get("threads", 0)), is_awake=bool(int(options.get("awake", 0))))
+    settings.add_session_config_entry(_WITHOUT_KERNELS, str(int(options.get("simulated", 0))))
+    return settings
+
+
+def _settings(*, threads: int = 0, is_awake: bool = False) -> "ort.SessionOptions":
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = threads
     # A pool that spins after each run takes the cores from whoever asks next: on two cores a client in another
-    # process got 2.6 times as many answers a second without it, and a bare loop was no slower.
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # process got 2.6 times as many answers a second without it. Only a process that asks itself gains by it.
+    settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(is_awake)))
     settings.log_severity_level = 3  # errors only: warnings about graph optimisation are not the user's
     return settings
 

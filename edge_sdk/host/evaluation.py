@@ -9,7 +9,7 @@ import msgspec
 from numpy.typing import NDArray
 
 from edge_sdk import errors
-from edge_sdk.engines import bundled, ort
+from edge_sdk.engines import bundled, ort, registry
 from edge_sdk.engines.engine import Engine
 from edge_sdk.engines.protocol import Tensors
 from edge_sdk.host.calibrate import data as datasets
@@ -138,7 +138,13 @@ def compared(
 
 
 def _as_judged(checked: bundles.Bundle, backend: str) -> Engine:
-    """Gives an Engine of the very model that the gate judged, not of the form that is fastest here."""
+    """Gives an Engine of the very model that the gate judged, not of the form that is fastest here.
+
+    On a CPU it computes INT8 as the gate did, and as TensorRT does: Q/DQ as written.
+    """
+    if checked.manifest.precision == "int8" and registry.can_choose(backend):
+        model, outputs = checked.file(bundles.INT8_MODEL), checked.manifest.outputs
+        return registry.open_backend(backend, model, outputs=outputs, options={"simulated": 1})
     return bundled.engine_from_bundle(checked, backend=backend, variant=checked.manifest.precision)
 
 

@@ -50,6 +50,9 @@ class Coding(NamedTuple):
     zero_point: int
 
 
+_ENOUGH_VALUES = 2**26
+"""Of all tensors together: after so many, a large network's scales hardly move with another sample."""
+
 RULES = ("mse", "percentile", "max")
 """Which of `thresholds.METHODS` are tried for the further scales; none is the best for every network."""
 
@@ -155,8 +158,12 @@ def _histograms(
     # Two messages in a row read as one.
     run = ort.runner_from_model(int8 + more.SerializeToString(), names, is_frugal=True)
     found: dict[str, ranges.MagnitudeHistogram] = {}
+    values = 0
     for one in feeds:
+        if values >= _ENOUGH_VALUES:
+            break
         outputs = run(one)
+        values += sum(output.size for output in outputs.values())
         for name in names:
             histogram = ranges.histogram_from_tensor(
                 outputs.pop(name)

@@ -4,7 +4,9 @@ The drop is in points: hundredths of the metric. Every figure has its 95 % inter
 the difference of two shares of the same samples, a seeded bootstrap for all others.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
+from concurrent import futures
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,6 +60,7 @@ def judged(
     metric: Metric,
     max_drop: float,
     on_samples: Callable[[int], None] | None = None,
+    beside: futures.Executor | None = None,
 ) -> Judgement:
     """Gives the verdict over all batches; of each sample a few figures are kept, not its outputs.
 
@@ -69,6 +72,7 @@ def judged(
         metric: see `metrics.chosen`.
         max_drop: in points of the metric.
         on_samples: told the number of samples done so far.
+        beside: runs the reference at the same time; None runs one after the other.
 
     Raises:
         ModelError: an INT8 output is NaN or infinite.
@@ -76,7 +80,9 @@ def judged(
     """
     tally = _Tally(outputs, metric)
     for feeds, labels in batches:
-        tally.add(Pair(len(next(iter(feeds.values()))), run_float(feeds), run_int8(feeds), labels))
+        answers = beside.submit(run_float, feeds).result if beside else functools.partial(run_float, feeds)
+        given = run_int8(feeds)
+        tally.add(Pair(len(next(iter(feeds.values()))), answers(), given, labels))
         if on_samples:
             on_samples(tally.count)
     return Judgement(tally.verdict(max_drop), tally.output_errors())

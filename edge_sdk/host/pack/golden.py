@@ -13,6 +13,9 @@ from edge_sdk.engines.protocol import Tensors
 
 COUNT = 8
 
+_QUICKLY = 1
+"""Pictures and float numbers become a tenth smaller at zlib's usual level, in five times the time."""
+
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _SMALLEST_SHARE = 1e-3
 
@@ -30,14 +33,25 @@ class Picks:
     def __init__(self, count: int, seed: int) -> None:
         picked = np.random.default_rng(seed).choice(count, min(COUNT, count), replace=False)
         self._wanted = frozenset(picked.tolist())
+        self._indices: list[int] = []
         self._raw: list[Tensors] = []
         self._feeds: list[Tensors] = []
+
+    @property
+    def taken(self) -> int:
+        """How many were taken so far."""
+        return len(self._indices)
+
+    def has_taken(self, index: int) -> bool:
+        """Says whether the sample with this index was taken."""
+        return index in self._indices
 
     def look(self, first: int, raw: Tensors, feeds: Tensors) -> None:
         """Takes a copy of the picked ones of a batch whose first sample has the index `first`."""
         count = len(next(iter(raw.values())))
         for row in range(count):
             if first + row in self._wanted and self._fits(raw):
+                self._indices.append(first + row)
                 self._raw.append({name: values[row : row + 1].copy() for name, values in raw.items()})
                 self._feeds.append({name: values[row : row + 1].copy() for name, values in feeds.items()})
 
@@ -90,7 +104,7 @@ def npz_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:
             member = io.BytesIO()
             np.save(member, arrays[name], allow_pickle=False)
             entry = zipfile.ZipInfo(f"{name}.npy", date_time=_EPOCH)
-            archive.writestr(entry, member.getvalue(), zipfile.ZIP_DEFLATED)
+            archive.writestr(entry, member.getvalue(), zipfile.ZIP_DEFLATED, _QUICKLY)
     return content.getvalue()
 
 

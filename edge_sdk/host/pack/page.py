@@ -87,8 +87,18 @@ def _accuracy(report: Report) -> str:
         ],
     )
     return (
-        f"<h2>Accuracy on {verdict.samples} evaluation samples</h2>{charts.intervals(rows)}{table}"
+        f"<h2>Accuracy on {verdict.samples} evaluation samples</h2>{charts.intervals(rows)}{table}{_how(report)}"
         f"<h2>Error of each output</h2>{errors}"
+    )
+
+
+def _how(report: Report) -> str:
+    """Says what computed INT8."""
+    if report.precision != "int8":
+        return ""
+    return (
+        "<p class='soft'>INT8 was judged as TensorRT computes it, on a CPU: the Q/DQ graph as written, quantised "
+        "values in float arithmetic, biases in float.</p>"
     )
 
 
