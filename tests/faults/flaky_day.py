@@ -301,8 +301,8 @@ class Day:
 
     def held(self):
         held = self.spool._held
-        keys = [*held._index, *held._staged]
-        split = [(held.boots.get(records.boot_number_of(key)), records.seq_of(key)) for key in keys]
+        keys = [*held.backlog.keys, *held._staged]
+        split = [(held.boots.rows.get(records.boot_number_of(key)), records.seq_of(key)) for key in keys]
         return {(boot.boot if boot else "", seq) for boot, seq in split}
 
     def turn_of_the_disk(self):

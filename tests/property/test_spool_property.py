@@ -216,8 +216,10 @@ class Spooling(RuleBasedStateMachine):
         self.start()
         if in_order:
             held = self.spool._held
-            back = {(spools.records.kind_of(key), *split(key)) for key in [*held._index, *held._events]}
-            back = {(kind, held.boots[number].boot, seq) for kind, number, seq in back if number in held.boots}
+            back = {(spools.records.kind_of(key), *split(key)) for key in [*held.backlog.keys, *held._events]}
+            back = {
+                (kind, held.boots.rows[number].boot, seq) for kind, number, seq in back if number in held.boots.rows
+            }
             assert not back & self.receipted, "sent again although it had its receipt"
         else:
             self.receipted = set()  # a kill may come before the file was told
@@ -227,16 +229,16 @@ class Spooling(RuleBasedStateMachine):
         if not hasattr(self, "spool"):
             return
         held = self.spool._held
-        keys = [*held._index, *held._staged]
-        at = {(held.boots[n].boot, seq) for n, seq in map(split, keys) if n in held.boots}
+        keys = [*held.backlog.keys, *held._staged]
+        at = {(held.boots.rows[n].boot, seq) for n, seq in map(split, keys) if n in held.boots.rows}
         missing = self.promised - at
         for boot in self.boots:
             stored = self.collected[boot].stored if boot in self.collected else set()
             gone = {seq for name, seq in missing if name == boot} - stored
-            number = held.boot_number(boot)
+            number = held.boots.number_of(boot)
             if number is not None:
-                assert len(gone) <= held.dropped(number), (boot, gone)
-        events = {(held.boots[n].boot, seq) for n, seq in map(split, held._events) if n in held.boots}
+                assert len(gone) <= held.boots.dropped(number), (boot, gone)
+        events = {(held.boots.rows[n].boot, seq) for n, seq in map(split, held._events) if n in held.boots.rows}
         assert self.events_promised <= events | self.events_stored
 
     @invariant()
@@ -246,8 +248,8 @@ class Spooling(RuleBasedStateMachine):
             if self.seq:  # before the first put, what was dropped and not yet deleted when it was killed is back
                 assert held.samples <= self.limits.capacity
             assert len(held._staged) <= self.limits.memory
-            assert len(held._cache) <= self.limits.window + self.limits.capacity
-            assert list(held._index) == sorted(set(held._index))
+            assert len(held.backlog.cache) <= self.limits.window + self.limits.capacity
+            assert list(held.backlog.keys) == sorted(set(held.backlog.keys))
 
     @invariant()
     def nothing_before_the_oldest_is_held(self):

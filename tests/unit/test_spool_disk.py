@@ -443,7 +443,7 @@ def test_a_backlog_larger_than_the_window_is_read_in_order_as_receipts_come(benc
         else:
             time.sleep(0.002)
     assert found == list(range(5000))
-    assert len(second._held._cache) <= 1000
+    assert len(second._held.backlog.cache) <= 1000
 
 
 def test_packed_payloads_are_smaller_and_no_flipped_bit_gets_by():

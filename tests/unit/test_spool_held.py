@@ -63,8 +63,8 @@ def test_a_receipt_deletes_up_to_its_number_in_memory_and_on_disk():
     for seq in (5, 6):
         held.put(Kind.SAMPLE, seq, b"", 0.0)
     assert held.receipt(3, 5) == 6
-    assert (held.samples, held.rows, held.receipted, held.oldest_seq(3)) == (1, 0, 6, 6)
-    assert [(records.seq_of(gone.first), records.seq_of(gone.last)) for gone in held.take_gone()] == [(0, 4)]
+    assert (held.samples, len(held.backlog), held.receipted, held.oldest_seq(3)) == (1, 0, 6, 6)
+    assert [(records.seq_of(gone.first), records.seq_of(gone.last)) for gone in held.gone.take()] == [(0, 4)]
     assert held.receipt(3, 5) == 0
 
 
@@ -80,16 +80,16 @@ def test_what_is_receipted_while_it_is_committed_is_deleted_on_disk():
     staged = held.staged()
     held.receipt(3, 1)
     held.committed(entry.key for entry in staged)
-    assert (held.rows, held.samples) == (1, 1)
-    assert held.gone == 2
+    assert (len(held.backlog), held.samples) == (1, 1)
+    assert len(held.gone) == 2
 
 
 def test_when_full_the_oldest_gives_way_and_is_counted():
     held = filled(4, capacity=3)
-    assert (held.samples, held.dropped(3), held.oldest_seq(3)) == (3, 1, 1)
+    assert (held.samples, held.boots.dropped(3), held.oldest_seq(3)) == (3, 1, 1)
     commit(held)
     held.put(Kind.SAMPLE, 4, b"", 0.0)
-    assert (held.samples, held.dropped(3), held.oldest_seq(3)) == (3, 2, 2)
+    assert (held.samples, held.boots.dropped(3), held.oldest_seq(3)) == (3, 2, 2)
 
 
 def test_with_no_place_on_disk_the_oldest_in_memory_give_way():
@@ -97,7 +97,7 @@ def test_with_no_place_on_disk_the_oldest_in_memory_give_way():
     commit(held)
     for seq in range(3, 8):
         held.put(Kind.SAMPLE, seq, b"", 0.0)
-    assert (held.rows, held.samples, held.dropped(3)) == (3, 6, 2)
+    assert (len(held.backlog), held.samples, held.boots.dropped(3)) == (3, 6, 2)
 
 
 def test_what_was_not_sent_after_all_is_due_at_once():
@@ -128,22 +128,24 @@ def test_a_new_connection_makes_due_what_an_earlier_one_may_have_lost():
 def test_only_a_window_of_what_is_on_disk_is_in_memory():
     held = new(window=10)
     held.take_over((), [records.key_of(Kind.SAMPLE, 1, seq) for seq in range(100)], ())
-    asked = held.wanted()
+    asked = held.backlog.wanted()
     assert (records.seq_of(asked.first), records.seq_of(asked.last)) == (0, 9)
     held.loaded([Row(key, b"x") for key in range(asked.first, asked.last + 1)], asked)
     assert seqs(held.take_due(0.0, 100)) == list(range(10))
-    assert held.wanted() is None
+    assert held.backlog.wanted() is None
     held.receipt(1, 6)
-    assert records.seq_of(held.wanted().first) == 10
+    assert records.seq_of(held.backlog.wanted().first) == 10
 
 
 def test_a_record_that_is_damaged_or_missing_on_disk_is_counted_and_the_gap_told():
     held = new()
     keys = [records.key_of(Kind.SAMPLE, 1, seq) for seq in range(5)]
     held.take_over([BootRow(1, "b00t1000")], keys, ())
-    bad = held.loaded([Row(keys[0], b"x"), Row(keys[1], None), Row(keys[3], b"x"), Row(keys[4], b"x")], held.wanted())
+    bad = held.loaded(
+        [Row(keys[0], b"x"), Row(keys[1], None), Row(keys[3], b"x"), Row(keys[4], b"x")], held.backlog.wanted()
+    )
     assert bad == [keys[1], keys[2]]
-    assert held.dropped(1) == 2
+    assert held.boots.dropped(1) == 2
     assert seqs(held.take_due(0.0, 10)) == [0, 3, 4]
     held.receipt(1, 0)
     assert held.oldest_seq(1) == 3
@@ -153,7 +155,7 @@ def test_earlier_boots_go_first_in_the_order_of_their_starts():
     held = new(number=9)
     held.take_over((), [records.key_of(Kind.SAMPLE, number, seq) for number in (7, 8) for seq in (0, 1)], ())
     held.put(Kind.SAMPLE, 0, b"", 0.0)
-    held.loaded([Row(key, b"") for key in held._index], held.wanted())
+    held.loaded([Row(key, b"") for key in held.backlog.keys], held.backlog.wanted())
     held.take_due(0.0, 1)
     order = [(records.boot_number_of(entry.key), records.seq_of(entry.key)) for entry in held.take_due(0.0, 10)]
     assert order == [(7, 0), (7, 1), (8, 0), (8, 1)]
@@ -193,8 +195,8 @@ def test_a_file_that_lacks_something_loses_it_counted_and_one_that_has_too_much_
     keys = [entry.key for entry in commit(held)]
     stranger = records.key_of(Kind.SAMPLE, 1, 77)
     assert held.reconcile([stranger, keys[0], keys[3], keys[4]], 0.0) == 2
-    assert (held.samples, held.dropped(3)) == (3, 2)
-    assert [gone.first for gone in held.take_gone()] == [stranger]
+    assert (held.samples, held.boots.dropped(3)) == (3, 2)
+    assert [gone.first for gone in held.gone.take()] == [stranger]
 
 
 def test_a_file_opened_anew_is_told_to_delete_what_had_its_receipt_and_nothing_that_had_none():
@@ -206,7 +208,7 @@ def test_a_file_opened_anew_is_told_to_delete_what_had_its_receipt_and_nothing_t
     held.event_receipt(3, [0])
     held.put(Kind.SAMPLE, 3, b"its commit failed, and reached the disk all the same", 0.0)
     held.reconcile([*keys, records.key_of(Kind.SAMPLE, 3, 3)], 0.0)
-    gone = [key for first, last in held.take_gone() for key in range(first, last + 1)]
+    gone = [key for first, last in held.gone.take() for key in range(first, last + 1)]
     assert [(records.kind_of(key), records.seq_of(key)) for key in gone] == [
         (Kind.SAMPLE, 0),
         (Kind.SAMPLE, 1),

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edge_sdk import clock, errors
-from edge_sdk.device.spool import opening, records
+from edge_sdk.device.spool import opening, records, telling
 from edge_sdk.device.spool.held import Entry, Held, Limits
 from edge_sdk.device.spool.queue_file import BootRow, QueueFile
 from edge_sdk.device.spool.records import Kind, News, Record, Service, SpoolState
-from edge_sdk.device.spool.writer import Writer, dropping
+from edge_sdk.device.spool.writer import Writer
 
 _PATIENCE_S = 5.0
 """How long a durable put waits for its commit: ten times what a slow card takes for a sync."""
@@ -159,7 +159,7 @@ class Spool:
             if record.kind is Kind.SAMPLE:  # of an event that is too large no other one tells, which may be so as well
                 self._tell(News("record_refused", f"set aside, and counted as dropped: {reason}"[:2000], details))
             if self._writer is not None:
-                self._writer.keep_refused(payload)
+                self._writer.refused.keep(payload)
             self._wake(is_flushing=True)
             return True
 
@@ -180,7 +180,7 @@ class Spool:
             how many Samples and events that were.
         """
         with self._changed:
-            number = self._held.boot_number(boot)
+            number = self._held.boots.number_of(boot)
             if number is None:
                 return 0
             stored = self._held.receipt(number, upto) + self._held.event_receipt(number, events)
@@ -191,8 +191,8 @@ class Spool:
     def oldest_of(self, boot: str) -> tuple[int, int]:
         """Gives the number of the oldest Sample held of a boot, and how many Samples of that boot were dropped."""
         with self._changed:
-            number = self._held.boot_number(boot)
-            return (0, 0) if number is None else (self._held.oldest_seq(number), self._held.dropped(number))
+            number = self._held.boots.number_of(boot)
+            return (0, 0) if number is None else (self._held.oldest_seq(number), self._held.boots.dropped(number))
 
     def snapshot(self) -> SpoolState:
         """Gives the state at this moment."""
@@ -217,14 +217,14 @@ class Spool:
         begins, self._is_dropping = not self._is_dropping, True
         self._dropped_now = True
         if begins:
-            self._tell(dropping(self._held, f"the spool is full ({self._held.samples + 1} records)"))
+            self._tell(telling.dropping(self._held, f"the spool is full ({self._held.samples + 1} records)"))
 
     def _tell(self, news: News) -> None:
         seq = self._held.next_seq(Kind.EVENT)
         self._held.put(Kind.EVENT, seq, self._word(self.boot, seq, news), self._clock.boot_s())
 
     def _record(self, entry: Entry) -> Record:
-        row = self._held.boots.get(records.boot_number_of(entry.key))
+        row = self._held.boots.rows.get(records.boot_number_of(entry.key))
         boot = row.boot if row else self.boot
         return Record(boot, records.kind_of(entry.key), records.seq_of(entry.key), entry.payload, entry.key)
 
@@ -233,9 +233,9 @@ class Spool:
         return SpoolState(
             held=held.samples,
             receipted=held.receipted,
-            dropped=held.dropped(self._held.number),
+            dropped=held.boots.dropped(self._held.number),
             oldest_seq=held.oldest_seq(self._held.number),
-            on_disk=held.rows,
+            on_disk=len(held.backlog),
             events=held.events,
             is_durable=self._writer is not None and not self._writer.is_failed,
         )

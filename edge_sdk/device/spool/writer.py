@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edge_sdk import clock
-from edge_sdk.device.spool import opening
+from edge_sdk.device.spool import opening, telling
 from edge_sdk.device.spool.ballast import BALLAST_BYTES, Ballast
 from edge_sdk.device.spool.held import Entry, Held
 from edge_sdk.device.spool.queue_file import BootRow, QueueFile, Range
 from edge_sdk.device.spool.records import News
+from edge_sdk.device.spool.refused import Refused
 
 _LOG = logging.getLogger(__name__)
 
@@ -29,8 +30,6 @@ _GIVING_WAY = 64
 """Oldest Samples that give way at once where the file may not grow."""
 _ROOMY_RATIO = 0.8
 """Below this share of its limit the file is no longer full; what gives way after that is news again."""
-_REFUSED_BYTES = 2**20
-"""Of the file of records that were set aside; more are counted and told, but not kept."""
 
 
 class _Job(NamedTuple):
@@ -87,7 +86,7 @@ class Writer:
         self._queue: QueueFile | None = None
         self._is_suspect = self._is_closing = self._is_tight = self._was_opened = False
         self._is_full = self._gave_way = self._is_dropping = False
-        self._refused: list[bytes] = []
+        self.refused = Refused(file)
         self._retry_s = self._written_s = clocks.boot_s()
         self._ended: list[int] = []
         self._thread = threading.Thread(target=self._work, name="spool", daemon=True)
@@ -112,12 +111,8 @@ class Writer:
 
     def wake_if_due(self) -> None:
         """Wakes the thread if there is enough to do; the lock is held."""
-        if self._held.gone >= _GONE_CHUNK or self._held.wanted() is not None or self._held.ended():
+        if len(self._held.gone) >= _GONE_CHUNK or self._held.backlog.wanted() is not None or self._held.ended():
             self._changed.notify_all()
-
-    def keep_refused(self, payload: bytes) -> None:
-        """Has a record that nobody takes kept beside the queue, for whoever looks into it; the lock is held."""
-        self._refused.append(payload)
 
     # Everything below runs on the writer's own thread, but for `_adopt` and `_fail` at the start.
 
@@ -142,7 +137,7 @@ class Writer:
         held, now_s = self._held, self._clock.boot_s()
         if self._queue is None or self._is_full:
             return self._retry_s - now_s
-        if self.is_flushing or self._is_tight or held.gone >= _GONE_CHUNK or held.wanted() or held.ended():
+        if self.is_flushing or self._is_tight or len(held.gone) >= _GONE_CHUNK or held.backlog.wanted() or held.ended():
             return 0.0
         oldest_s = held.oldest_put_s()
         ends_s = [] if oldest_s is None else [oldest_s + self._horizon_s]
@@ -155,7 +150,9 @@ class Writer:
             self._reopen()
         if self._queue is None:
             return
-        self._write_refused()
+        with self._changed:
+            refused = self.refused.take()
+        self.refused.write(refused)
         job = self._plan()
         try:
             if job.is_writing:
@@ -170,23 +167,23 @@ class Writer:
         with self._changed:
             held, now_s = self._held, self._clock.boot_s()
             for number in held.ended():
-                self._tell(_closing(held.boots.pop(number)))
+                self._tell(telling.closing(held.boots.rows.pop(number)))
                 self._ended.append(number)
             oldest_s = held.oldest_put_s()
             is_due = oldest_s is not None and oldest_s + self._horizon_s <= now_s
             is_due |= self.is_flushing or self._is_closing or bool(self._ended)
             # What was dropped of a boot is known as long as the boot is: its last records go with it.
-            is_deleting = held.gone >= _GONE_CHUNK or self._is_tight or self._is_closing or bool(self._ended)
-            is_deleting |= held.gone > 0 and now_s - self._written_s >= _IDLE_S
+            is_deleting = len(held.gone) >= _GONE_CHUNK or self._is_tight or self._is_closing or bool(self._ended)
+            is_deleting |= len(held.gone) > 0 and now_s - self._written_s >= _IDLE_S
             self.is_flushing = self._is_tight = False
             if self._is_closing:
                 held.end_boot()
             job = _Job(
                 batch=held.staged() if is_due else [],
-                gone=held.take_gone() if is_deleting else [],
-                boots=held.unsaved_boots() if is_deleting or not self._was_opened or is_due else [],
+                gone=held.gone.take() if is_deleting else [],
+                boots=held.boots.unsaved() if is_deleting or not self._was_opened or is_due else [],
                 ended=self._ended,
-                wanted=None if self._is_closing else held.wanted(),
+                wanted=None if self._is_closing else held.backlog.wanted(),
             )
             self._ended = []
             return job
@@ -211,43 +208,24 @@ class Writer:
         with self._changed:
             damaged = self._held.loaded(rows, wanted)
             if damaged:
-                self._tell(
-                    News(
-                        "records_damaged",
-                        f"{len(damaged)} records on disk were not as they were written; they were not sent",
-                        {"lost": len(damaged)},
-                    )
-                )
+                self._tell(telling.damaged(len(damaged)))
 
     def _give_back(self, job: _Job) -> None:
         with self._changed:
-            self._held.give_back_gone(job.gone)
-            self._held.give_back_boots(job.boots)
+            self._held.gone.give_back(job.gone)
+            self._held.boots.give_back(job.boots)
             self._ended = [*job.ended, *self._ended]
 
     def _give_way(self) -> None:
-        count = min(_GIVING_WAY, self._held.rows)
+        count = min(_GIVING_WAY, len(self._held.backlog))
         for _ in range(count):
             self._held.drop_oldest()
         self._is_tight = True
         if count and not self._is_dropping:
             self._is_dropping = True
-            self._tell(dropping(self._held, f"the spool's file may not grow beyond {self._ceiling_bytes} bytes"))
-
-    def _write_refused(self) -> None:
-        with self._changed:
-            refused, self._refused = self._refused, []
-        if not refused:
-            return
-        try:
-            aside = self._file.with_name(f"{self._file.name}.refused")
-            aside.touch(mode=0o640)
-            with aside.open("ab") as file:
-                for payload in refused:
-                    if file.tell() + len(payload) < _REFUSED_BYTES:
-                        file.write(payload + b"\n")
-        except OSError as error:
-            _LOG.warning("a record that was refused could not be kept aside: %s", error)
+            self._tell(
+                telling.dropping(self._held, f"the spool's file may not grow beyond {self._ceiling_bytes} bytes")
+            )
 
     def _note(self, error: sqlite3.Error) -> None:
         queue = self._queue
@@ -274,13 +252,7 @@ class Writer:
             now_s = self._clock.boot_s()
             if not self._is_full:
                 self._is_full = True
-                self._tell(
-                    News(
-                        "disk_full",
-                        "the disk is full: new records wait in memory; beyond that the oldest give way",
-                        {"held": self._held.samples},
-                    )
-                )
+                self._tell(telling.disk_full(self._held))
             self.is_flushing = True
             self._retry_s = now_s
             if had_ballast:
@@ -300,13 +272,7 @@ class Writer:
         if not self.is_failed:
             self.is_failed = True
             _LOG.error("the spool's file %s fails: %s; what comes now is in memory only", self._file, error)
-            self._tell(
-                News(
-                    "spool_failed",
-                    f"the queue on disk takes nothing ({error}); what comes now is in memory only",
-                    {"held": self._held.samples},
-                )
-            )
+            self._tell(telling.failed(self._held, error))
         self._changed.notify_all()
 
     def _reopen(self) -> None:
@@ -335,29 +301,4 @@ class Writer:
             self.is_failed = False
             _LOG.warning("the spool's file %s works again", self._file)
         if opened.salvaged is not None:
-            self._tell(
-                News(
-                    "queue_reset",
-                    f"the queue on disk was damaged: {opened.salvaged} records were carried over into a new one; "
-                    f"the old one is kept as {opened.aside}",
-                    {"salvaged": opened.salvaged, "lost": lost, "kept": str(opened.aside)},
-                )
-            )
-
-
-def dropping(held: Held, why: str) -> News:
-    """Gives the news that Samples give way, once they have begun to."""
-    return News(
-        "records_dropped",
-        f"no receipts came and {why}: the oldest give way",
-        {"dropped": held.dropped(held.number), "oldest_seq": held.oldest_seq(held.number)},
-    )
-
-
-def _closing(boot: BootRow) -> News:
-    newest = "unknown" if boot.newest_seq is None else str(boot.newest_seq)
-    return News(
-        "boot_closed",
-        f"nothing more comes of boot {boot.boot}: newest Sample {newest}, {boot.dropped} dropped",
-        {"of_boot": boot.boot, "newest_seq": boot.newest_seq, "dropped": boot.dropped},
-    )
+            self._tell(telling.reset(opened.salvaged, lost, opened.aside))
