@@ -1,5 +1,6 @@
 """What every link keeps account of, and how one waits for it: the part that carries nothing."""
 
+import abc
 import threading
 from collections.abc import Callable
 
@@ -8,7 +9,7 @@ from edge_sdk.link.dispatch import Dispatch
 from edge_sdk.link.protocol import BatchHandler, Handler, LinkState
 
 
-class CountingLink:
+class CountingLink(abc.ABC):
     """Subscriptions, connect actions, counts and waiting of a Link; whoever carries messages derives from it."""
 
     def __init__(self) -> None:
@@ -77,8 +78,9 @@ class CountingLink:
         if self._is_opened():
             raise errors.UsageError("subscribe and on_connect come before open")
 
+    @abc.abstractmethod
     def _is_opened(self) -> bool:
-        raise NotImplementedError
+        """Tells whether `open` was called."""
 
     def _in_flight(self) -> int:
         """Gives how many messages have no acknowledgement yet."""

@@ -5,6 +5,7 @@ thread, which does all the rest. Neither waits for the network or for a lock of 
 handler can't deadlock.
 """
 
+import abc
 import logging
 import os
 import random
@@ -164,9 +165,9 @@ class MendingLink(CountingLink):
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join(timeout_s + 0.5)
 
+    @abc.abstractmethod
     def _connection(self, *, wake_fd: int, is_first: bool) -> Connection:
         """Gives a fresh, unopened connection; `is_first` until one was accepted."""
-        raise NotImplementedError
 
     def _acknowledged(self, packet_id: int, refusal: str) -> None:
         """Takes the broker's answer to a message: `refusal` is empty, or its reason for not taking it."""

@@ -125,7 +125,7 @@ def test_what_has_its_receipt_before_its_commit_never_touches_the_disk(bench):
     for seq in range(1, 101):
         spool.put(seq, b"x" * 500)
         spool.receipt(spool.boot, seq)
-        bench.clock.advance(0.5)  # within a minute: then even what had its receipt on disk would be deleted there
+        bench.clock.advance(0.5)  # 50 s in all: after a minute the file is told what had its receipt
     assert os.stat(bench.file.parent / "queue.db-wal").st_mtime_ns == written
     assert spool.snapshot().receipted == 101
     bench.close()
