@@ -16,6 +16,9 @@ from edge_sdk.wire import codec, histograms
 BOOT = "00c0ffee"
 PUBLISHERS = 50
 WINDOW = 100
+AT_ONCE = 25  # a quarter of the window in one piece: a wake-up for each message would take a core of its own
+PUBACK_BYTES = 4
+TICK_S = 0.01
 START_T = 1_750_000_020.0
 
 
@@ -75,59 +78,71 @@ def all_packets(count, prefix="dev"):
     return out, len(text)
 
 
+class Publisher:
+    """One connection: what of its row is sent, and what of that is acknowledged."""
+
+    def __init__(self, url, name, row):
+        parts = urlsplit(url)
+        self.socket = socket.create_connection((parts.hostname, parts.port))
+        head = b"\x00\x04MQTT\x04\x02\x00\x3c" + struct.pack("!H", len(name)) + name
+        self.socket.sendall(b"\x10" + bytes([len(head)]) + head)
+        assert self.socket.recv(4)[3:] == b"\x00"
+        self.socket.setblocking(False)
+        self.row, self.sent, self.acked, self.acked_bytes, self.left = row, 0, 0, 0, b""
+        self.is_full = False
+
+    def read(self):
+        """Gives how many more are acknowledged."""
+        got = len(self.socket.recv(65536))
+        assert got, "the broker hung up"
+        before = self.acked
+        self.acked_bytes += got
+        self.acked = self.acked_bytes // PUBACK_BYTES
+        return self.acked - before
+
+    def send(self, allowed):
+        """Sends as far as row, window and `allowed` let it, some at once; True if the socket did not take it all."""
+        upto = min(len(self.row), self.acked + WINDOW, allowed)
+        if not self.left and (upto - self.sent >= AT_ONCE or upto in (len(self.row), allowed)):
+            self.left = b"".join(self.row[self.sent : upto])
+            self.sent = max(self.sent, upto)
+        if self.left:
+            try:
+                self.left = self.left[self.socket.send(self.left) :]
+            except BlockingIOError:
+                return True
+        return bool(self.left)
+
+
 def publish(url, rows, *, rate_hz=None):
     """Publishes every row over a connection of its own; gives the seconds until the last PUBACK."""
-    parts = urlsplit(url)
-    peers = []
-    for number, row in enumerate(rows):
-        peer = socket.create_connection((parts.hostname, parts.port))
-        name = f"load-{number}".encode()
-        peer.sendall(
-            b"\x10" + bytes([12 + len(name)]) + b"\x00\x04MQTT\x04\x02\x00\x3c" + struct.pack("!H", len(name)) + name
-        )
-        assert peer.recv(4)[3:] == b"\x00"
-        peer.setblocking(False)
-        peers.append([peer, row, 0, 0, b""])
+    peers = [Publisher(url, f"load-{number}".encode(), row) for number, row in enumerate(rows)]
+    by_fd = {peer.socket.fileno(): peer for peer in peers}
     poll = select.epoll()
-    by_fd = {}
-    for peer in peers:
-        poll.register(peer[0], select.EPOLLIN | select.EPOLLOUT)
-        by_fd[peer[0].fileno()] = peer
+    for fd in by_fd:
+        poll.register(fd, select.EPOLLIN)
     start = time.perf_counter()
-    total, acked = sum(map(len, rows)), 0
-    while acked < total:
-        allowed = None if rate_hz is None else (time.perf_counter() - start) * rate_hz / len(peers)
-        is_idle = True
-        for fd, events in poll.poll(0.01):
-            peer = by_fd[fd]
+    next_s = 0.0
+    allowed = 2**62
+    left = sum(map(len, rows))
+    while left:
+        turn = set()
+        elapsed_s = time.perf_counter() - start
+        if elapsed_s >= next_s:
+            turn.update(by_fd)
+            next_s = elapsed_s + TICK_S
+            allowed = 2**62 if rate_hz is None else int(elapsed_s * rate_hz / len(peers)) + 1
+        for fd, events in poll.poll(max(0.0, start + next_s - time.perf_counter())):
             if events & select.EPOLLIN:
-                got = len(peer[0].recv(65536))
-                assert got, "the broker hung up"
-                peer[3] += got
-                acked += peer[3] // 4
-                done, peer[3] = divmod(peer[3], 4)
-                peer.append(done) if len(peer) == 5 else peer.__setitem__(5, peer[5] + done)
-                is_idle = False
-            sent, confirmed = peer[2], peer[5] if len(peer) > 5 else 0
-            if peer[4] or (sent < len(peer[1]) and sent - confirmed < WINDOW):
-                upto = min(len(peer[1]), confirmed + WINDOW, sent + 20)
-                if allowed is not None:
-                    upto = min(upto, int(allowed) + 1)
-                if not peer[4] and upto <= sent:
-                    continue
-                data = peer[4] or b"".join(peer[1][sent:upto])
-                if not peer[4]:
-                    peer[2] = upto
-                try:
-                    gone = peer[0].send(data)
-                except BlockingIOError:
-                    gone = 0
-                peer[4] = data[gone:]
-                is_idle = False
-        if is_idle:
-            time.sleep(0.0005)
+                left -= by_fd[fd].read()
+            turn.add(fd)
+        for fd in turn:
+            peer = by_fd[fd]
+            if peer.send(allowed) != peer.is_full:
+                peer.is_full = not peer.is_full
+                poll.modify(fd, select.EPOLLIN | (select.EPOLLOUT if peer.is_full else 0))
     seconds = time.perf_counter() - start
     for peer in peers:
-        peer[0].close()
+        peer.socket.close()
     poll.close()
     return seconds
