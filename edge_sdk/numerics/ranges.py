@@ -18,7 +18,7 @@ _BITS = 11
 _SMALLEST_EXPONENT = -100
 """Limits below 2**-100 are not needed, and ``2048 / limit`` must stay a float32."""
 
-_CHUNK = 1 << 15
+_CHUNK = 1 << 14
 """Elements at a time: the temporaries stay in the processor's second-level cache."""
 
 SAMPLED_ABOVE = 16_384

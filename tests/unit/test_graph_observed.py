@@ -63,3 +63,27 @@ def test_a_model_with_a_graph_inside_a_node_is_not_cut():
     branch = onnx.helper.make_graph([hg.node("Identity", ["y"], ["z"])], "then", [], [])
     model.proto.graph.node[3].attribute.append(onnx.helper.make_attribute("body", branch))
     assert observed.cut_behind(model, ["r1"]).tail is None
+
+
+@pytest.mark.parametrize("channels", [24, 32])
+def test_each_tensor_has_the_elements_of_the_whole_model_s(channels):
+    """The processor's own order of channels may show, its filling of blocks with zeros must not."""
+    nodes = [
+        hg.node("Conv", ["x", "w1"], ["c1"], "conv1", pads=[1, 1, 1, 1]),
+        hg.node("Relu", ["c1"], ["r1"], "relu1"),
+        hg.node("Conv", ["r1", "w2"], ["c2"], "conv2", pads=[1, 1, 1, 1]),
+        hg.node("Sigmoid", ["c2"], ["s2"], "sigmoid2"),
+        hg.node("Conv", ["s2", "w2"], ["y"], "conv3", pads=[1, 1, 1, 1]),
+    ]
+    weights = [hg.weight("w1", channels, 3, 3, 3), hg.weight("w2", channels, channels, 3, 3)]
+    shapes = {"x": ["N", 3, 6, 6]}, {"y": ["N", channels, 6, 6]}
+    model = models.model_from_proto(hg.graph(nodes, weights, *shapes), 17)
+    feeds = {"x": RNG.normal(size=(2, 3, 6, 6)).astype(np.float32)}
+    network = observed.Observed(model, ["r1", "s2"])
+    values = network.run(feeds)
+    wanted = ort.runner_from_model(qdq.with_outputs(model, ["r1", "s2"]))(feeds)
+    for name, array in values.items():
+        assert len(array) == 2
+        for given, expected in zip(array, wanted[name], strict=True):
+            np.testing.assert_allclose(np.sort(given, axis=None), np.sort(expected, axis=None), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(network.outputs(values | feeds)["y"], wanted["y"], rtol=1e-4, atol=1e-5)

@@ -4,7 +4,9 @@ Heads that stay in float, the last layer of a classifier and whatever follows it
 a tenth of the time of a run, on a reader of text with 8,000 classes a third.
 """
 
+import tempfile
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import onnx
@@ -15,7 +17,13 @@ from edge_sdk.engines import ort
 from edge_sdk.engines.model_file import Serialized
 from edge_sdk.engines.protocol import Tensors
 from edge_sdk.host.graph import model as models
-from edge_sdk.host.graph import qdq
+from edge_sdk.host.graph import placement, qdq
+
+_NATIVE_BYTES = 64 * 1024 * 1024
+"""Above, loading the model twice takes longer than what it saves."""
+
+_BLOCK = 16
+"""Channels in the largest block of ONNX Runtime's convolutions; the others divide it."""
 
 
 class Cut(NamedTuple):
@@ -47,9 +55,16 @@ class Observed:
         cut = cut_behind(model, [name for name in tensors if name not in inputs])
         self._tail = cut.tail
         self._run_tail: ort.Run | None = None
-        names = list(dict.fromkeys([*(name for name in tensors if name not in inputs), *cut.seams]))
-        self.run = ort.runner_from_model(cut.head, names, is_frugal=is_frugal)
-        """Gives the tensors for some feeds."""
+        native = _native(cut, [name for name in tensors if name not in inputs])
+        self._names = native.names
+        self._run = ort.runner_from_model(
+            native.content, list(native.names.values()), is_frugal=is_frugal, is_optimized=native.is_optimized
+        )
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> Tensors:
+        """Gives the tensors for some feeds; of each sample all elements, in the order that the processor likes best."""
+        found = self._run(feeds)
+        return {name: found[own] for name, own in self._names.items()}
 
     def outputs(self, values: Mapping[str, NDArray[Any]]) -> Tensors:
         """Gives the model's outputs for what `run` gave and what it was given."""
@@ -93,6 +108,47 @@ def cut_behind(model: models.Model, tensors: Collection[str]) -> Cut:
     last.graph.input.extend(onnx.ValueInfoProto(name=name) for name in seams if name in taken - given)
     last.graph.output.extend(value for value in graph.output if value.name not in made)
     return Cut(models.serialized(first), seams, last)
+
+
+class _Native(NamedTuple):
+    """A head as it is run: its tensors' names by those of the model, and whether it is optimised already."""
+
+    content: Serialized
+    names: dict[str, str]
+    is_optimized: bool
+
+
+def _native(cut: Cut, tensors: Sequence[str]) -> _Native:
+    """Gives the head optimised for this processor, without the steps that put looked-at tensors back in order.
+
+    ONNX Runtime lets its convolutions work on blocks of channels, and reorders what leaves the graph: a tenth of the
+    time. A histogram is the same in any order. Tensors whose channels do not fill the blocks keep the step, since the
+    blocks are filled up with zeros, and so do the seams.
+    """
+    plain = {name: name for name in dict.fromkeys((*tensors, *cut.seams))}
+    if not isinstance(cut.head, bytes) or len(cut.head) > _NATIVE_BYTES:
+        return _Native(cut.head, plain, is_optimized=False)
+    with tempfile.TemporaryDirectory(prefix="edge-sdk-") as folder:
+        file = Path(folder) / "native.onnx"
+        ort.save_optimized(cut.head, file, is_native=True)
+        graph = (proto := onnx.load(file)).graph
+    taken = {name for node in graph.node for name in node.input}
+    blocked = {
+        node.output[0]: node.input[0]
+        for node in graph.node
+        if node.op_type == "ReorderOutput"
+        and placement.attributes(node)["channels"] % _BLOCK == 0
+        and node.output[0] not in taken.union(cut.seams)
+    }
+    if not blocked:
+        return _Native(cut.head, plain, is_optimized=False)
+    kept = [node for node in graph.node if node.output[0] not in blocked]
+    del graph.node[:]
+    graph.node.extend(kept)
+    names = {name: blocked.get(name, name) for name in plain}
+    del graph.output[:]
+    graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names.values()))
+    return _Native(models.serialized(proto), names, is_optimized=True)
 
 
 def _part(proto: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]) -> onnx.ModelProto:
