@@ -1,9 +1,11 @@
 """``edge-sdk simulate``: a fleet that does not exist, at a broker of your own."""
 
 import argparse
+import contextlib
 import os
+import random
+import resource
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,12 @@ import msgspec
 from edge_sdk import clock, errors, imports
 from edge_sdk.cli import access, show, signals
 from edge_sdk.cli.command import Command
-from edge_sdk.link.mqtt import MqttLink
+from edge_sdk.link import tls
 from edge_sdk.link.settings import MqttSettings
 
 _FAULTS = ("reboot", "silence", "poison", "replay", "sensor", "clock")
-_FLEET = "edge_sdk.testing.fleet"
+_FLEET, _SWARM = "edge_sdk.testing.fleet", "edge_sdk.testing.swarm:Swarm"
+_FILES = 64  # besides the connections
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,9 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--connections",
         type=int,
-        default=200,
         metavar="N",
-        help="most connections; with fewer than devices several share one (default 200)",
+        help="most connections; with fewer than devices several share one (default one for each)",
     )
     parser.add_argument("--fault", action="append", default=[], choices=_FAULTS, help="happens at random; repeatable")
     parser.add_argument("--fault-rate", type=float, default=0.01, metavar="HZ", help="for each device (default 0.01)")
@@ -50,11 +52,18 @@ def run(arguments: argparse.Namespace) -> int:
         UsageError: a number that makes no fleet.
         LinkError: the broker did not answer within 30 seconds.
     """
-    if arguments.devices < 1 or arguments.sites < 1 or arguments.connections < 1 or arguments.interval <= 0:
+    links = min(arguments.devices, arguments.devices if arguments.connections is None else arguments.connections)
+    if links < 1 or arguments.sites < 1 or arguments.interval <= 0:
         raise errors.UsageError("--devices, --sites, --connections and --interval must be above 0")
+    _make_room(links)
     ticks = clock.SystemClock()
-    with tempfile.TemporaryDirectory(prefix="edge-fleet-") as folder, signals.Stop() as stop:
-        fleet = _fleet(arguments, Path(folder), ticks)
+    swarm = _swarm(arguments, ticks)
+    with (
+        contextlib.closing(swarm),
+        tempfile.TemporaryDirectory(prefix="edge-fleet-") as folder,
+        signals.Stop() as stop,
+    ):
+        fleet = _fleet(arguments, Path(folder), ticks, swarm, links)
         try:
             fleet.open()
             show.say(f"edge-sdk: {arguments.devices} simulated devices at {arguments.broker}; Ctrl-C ends them")
@@ -72,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _fleet(arguments: argparse.Namespace, folder: Path, ticks: clock.Clock) -> Any:
+def _fleet(arguments: argparse.Namespace, folder: Path, ticks: clock.Clock, swarm: Any, links: int) -> Any:
     """Gives the fleet; it is loaded by name, as the command line does not know the fakes that are shipped for tests."""
     plan: Any = imports.object_from_spec(f"{_FLEET}:Plan")
     fleet: Any = imports.object_from_spec(f"{_FLEET}:Fleet")
@@ -85,23 +94,38 @@ def _fleet(arguments: argparse.Namespace, folder: Path, ticks: clock.Clock) -> A
         seed=arguments.seed,
         prefix=arguments.prefix,
     )
-    return fleet(wanted, folder, _link_maker(arguments), ticks, links=arguments.connections)
+    return fleet(wanted, folder, swarm.link, ticks, links=links, rest=swarm.run_for)
 
 
-def _link_maker(arguments: argparse.Namespace) -> Callable[[int], MqttLink]:
-    def new_link(number: int) -> MqttLink:
-        return MqttLink(
-            MqttSettings(
-                url=arguments.broker,
-                client_id=f"{arguments.prefix}-{os.getpid()}-{number}",
-                session_expiry_s=0,
-                in_flight_max=1000,
-                reconnect_cap_s=5.0,
-                **access.access_from_arguments(arguments)._asdict(),
-            )
+def _swarm(arguments: argparse.Namespace, ticks: clock.Clock) -> Any:
+    """Gives the connections, by name likewise."""
+    settings = MqttSettings(
+        url=arguments.broker,
+        client_id=f"{arguments.prefix}-{os.getpid()}",
+        session_expiry_s=0,
+        in_flight_max=1000,
+        reconnect_cap_s=5.0,
+        **access.access_from_arguments(arguments)._asdict(),
+    )
+    swarm: Any = imports.object_from_spec(_SWARM)
+    return swarm(settings, tls.context_from_settings(settings), ticks, random.Random(arguments.seed))  # noqa: S311  # a simulation
+
+
+def _make_room(links: int) -> None:
+    """Lets this process open a file for each connection.
+
+    Raises:
+        UsageError: the system does not let it.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = links + _FILES
+    if soft == resource.RLIM_INFINITY or wanted <= soft:
+        return
+    if hard != resource.RLIM_INFINITY and wanted > hard:
+        raise errors.UsageError(
+            f"{links} connections need {wanted} open files; {hard} are allowed: --connections {hard - _FILES}"
         )
-
-    return new_link
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 COMMAND = Command(

@@ -19,7 +19,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from edge_sdk import clock, errors
-from edge_sdk.link import batched, filters, reading
+from edge_sdk.link import batched, filters, reading, tls
 from edge_sdk.link.batched import BatchedClient
 from edge_sdk.link.dispatch import Dispatch
 from edge_sdk.link.mending import Connection, MendingLink
@@ -70,7 +70,7 @@ class MqttLink(MendingLink):
         if isinstance(will, Will):
             filters.check_topic(will.topic)
         self._will = will
-        self._tls = _tls_context(settings)
+        self._tls = tls.context_from_settings(settings)
 
     def _connection(self, *, wake_fd: int, is_first: bool) -> Connection:
         return _PahoConnection(
@@ -326,23 +326,6 @@ class _PahoConnection:
 
 def _packet(message: Outgoing, packet_id: int) -> bytes:
     return reading.publish_packet(message.topic, message.payload, packet_id, retain=message.retain)
-
-
-def _tls_context(settings: MqttSettings) -> ssl.SSLContext | None:
-    """Gives the TLS context for ``mqtts``, else None; raises SettingsError for a certificate that can't be read."""
-    if not parse_url(settings.url).is_tls:
-        return None
-    if (settings.cert_file is None) != (settings.key_file is None):
-        raise errors.SettingsError("cert_file and key_file belong together; give both or neither")
-    try:
-        context = ssl.create_default_context(cafile=settings.ca_file)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if settings.cert_file is not None:
-            context.load_cert_chain(settings.cert_file, settings.key_file)
-    except OSError as error:
-        files = [str(file) for file in (settings.ca_file, settings.cert_file, settings.key_file) if file is not None]
-        raise errors.SettingsError(f"cannot read the certificates {', '.join(files)}: {_reason(error)}") from error
-    return context
 
 
 def _set_will(client: paho.Client, will: Will) -> None:

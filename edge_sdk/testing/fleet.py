@@ -1,8 +1,8 @@
 """A fleet that does not exist: simulated boards, the real wire format, real links, receipts awaited as devices do.
 
 Every Sample says that it is simulated. A few boards live (power, heat, clocks; `simulation.SimulatedBoard`), read by
-the device's own sensors; each device takes the readings of one of them, and has latencies of its own. What has no
-receipt is sent again, so that the collector's figures can be held against what the fleet made.
+the device's own sensors; each device takes the readings of one of them, and its latencies from one of 256 kinds. What
+has no receipt is sent again, so that the collector's figures can be held against what the fleet made.
 """
 
 import math
@@ -11,7 +11,7 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -19,7 +19,7 @@ import numpy as np
 from edge_sdk import clock, errors
 from edge_sdk.device import reports
 from edge_sdk.device.sense import board, together
-from edge_sdk.link.protocol import Link, Message
+from edge_sdk.link.protocol import Handler, LinkState, Message
 from edge_sdk.numerics import histogram
 from edge_sdk.records import telemetry
 from edge_sdk.testing.board import BOARDS
@@ -31,10 +31,13 @@ FAULTS = ("reboot", "silence", "poison", "replay", "sensor", "clock")
 sensor without a value, a wall clock an hour behind."""
 
 _WINDOWS = 16  # prepared for each device, taken in turn
-_RESEND_S = 5.0
+_RESEND_S = 15.0  # as a device does, unless its settings say otherwise
 _SILENCE_S = 30.0
 _HELD_MAX = 10_000
 _INFERENCES = 60  # of a device in one interval
+_KINDS = 256  # of devices, by their latencies
+_GRAIN_S = 0.002  # a shorter wait than this costs more than it is worth
+_TURN = 50  # devices that may live without the links being looked after
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,11 +86,39 @@ class Plan(NamedTuple):
     prefix: str = "sim"
 
 
+class Line(Protocol):
+    """What a fleet needs of a link; `edge_sdk.link` and `swarm.SwarmLink` have it."""
+
+    def open(self) -> None:
+        """Starts connecting."""
+        ...
+
+    def subscribe(self, topic_filter: str, handler: Handler) -> None:
+        """Has `handler` called for messages on a topic."""
+        ...
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        """Hands one message to the broker; raises LinkError where it can't."""
+        ...
+
+    def wait_for_connected(self, timeout_s: float) -> bool:
+        """Tells whether a connection stood within `timeout_s`."""
+        ...
+
+    def snapshot(self) -> LinkState:
+        """Gives the state at this moment."""
+        ...
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """Says goodbye and stops."""
+        ...
+
+
 class _Device:
     """One device: its name, its boot, and the Samples that have no receipt yet."""
 
     def __init__(
-        self, identity: reports.Identity, link: Link, windows: Sequence[telemetry.Window], phase: float
+        self, identity: reports.Identity, link: Line, windows: Sequence[telemetry.Window], phase: float
     ) -> None:
         self.identity = identity
         self.link = link
@@ -106,7 +137,14 @@ class Fleet:
     """Runs devices over links. Order of use: `open`, `step` again and again, `close`."""
 
     def __init__(
-        self, plan: Plan, folder: Path, new_link: Callable[[int], Link], clocks: clock.Clock, *, links: int
+        self,
+        plan: Plan,
+        folder: Path,
+        new_link: Callable[[int], Line],
+        clocks: clock.Clock,
+        *,
+        links: int,
+        rest: Callable[[float], None] | None = None,
     ) -> None:
         """Prepares a fleet; nothing is sent before `open`.
 
@@ -116,15 +154,21 @@ class Fleet:
             new_link: gives an unopened link by its number.
             clocks: whose time it lives in.
             links: connections to share among the devices; as many as devices for one each.
+            rest: passes so many seconds, for links that live on this thread; the clock's sleep unless said.
         """
         self._plan = plan
         self._clock = clocks
+        self._rest = rest or clocks.sleep
         self._rng = random.Random(plan.seed)  # noqa: S311  # a simulation, repeatable on purpose
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._faults: Counter[str] = Counter()
         self._boards = [_Board(folder / name, name, clocks, phase) for phase, name in enumerate(BOARDS)]
         self._links = [new_link(number) for number in range(min(links, plan.devices))]
+        rng = np.random.default_rng(plan.seed)
+        self._kinds = [
+            _windows(rng, 2.0 + 10.0 * rng.random(), plan.interval_s) for _ in range(min(_KINDS, plan.devices))
+        ]
         self._devices = [self._new_device(number) for number in range(plan.devices)]
         self._bases: list[telemetry.Sample] = []
         self._round = 0
@@ -158,9 +202,9 @@ class Fleet:
         for number, device in enumerate(self._devices):
             due_s = start_s + device.phase * self._plan.interval_s
             wait_s = due_s - self._clock.boot_s()
-            if wait_s > 0:
-                self._clock.sleep(wait_s)
-            elif -wait_s > self._plan.interval_s:
+            if wait_s > _GRAIN_S or number % _TURN == 0:
+                self._rest(max(0.0, wait_s))
+            if -wait_s > self._plan.interval_s:
                 self._counts["late"] += 1
             self._live(device, self._bases[number % len(self._bases)])
 
@@ -171,7 +215,7 @@ class Fleet:
             for device in self._devices:
                 device.silent_until_s = 0.0
                 self._send_due(device)
-            self._clock.sleep(0.05)
+            self._rest(0.05)
         return not waiting
 
     def snapshot(self) -> Counts:
@@ -200,12 +244,10 @@ class Fleet:
     def _new_device(self, number: int) -> _Device:
         plan = self._plan
         site, name = f"site-{number % plan.sites}", f"{plan.prefix}-{number:05d}"
-        rng = np.random.default_rng((plan.seed, number))
-        windows = _windows(rng, 2.0 + 10.0 * rng.random(), plan.interval_s)
         return _Device(
             reports.Identity(site, name, self._new_boot()),
             self._links[number % len(self._links)],
-            windows,
+            self._kinds[number % len(self._kinds)],
             number / plan.devices,
         )
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import collector_load as load
+import collector_scale as fleets
 import msgspec
 import numpy as np
 from rows import Row, main, ms, ratio_row
@@ -35,7 +36,9 @@ def add_options(parser: argparse.ArgumentParser):
     parser.add_argument("--messages", type=int, default=100_000, help="of each flood (default 100,000)")
     parser.add_argument("--paced-seconds", type=float, default=20.0, help="of the paced load (default 20)")
     parser.add_argument("--rate", type=float, default=20_000.0, help="of the paced load (default 20,000/s)")
-    parser.add_argument("--only", choices=("flood", "paced", "store"), help="this part alone")
+    parser.add_argument("--only", choices=("flood", "paced", "store", "scale"), help="this part alone")
+    parser.add_argument("--devices", type=int, nargs="+", default=[500, 2000, 5000], help="of each fleet of `scale`")
+    parser.add_argument("--scale-seconds", type=float, default=60.0, help="of each fleet of `scale` (default 60)")
 
 
 def cpu_s(pid):
@@ -135,6 +138,10 @@ def paced(options):
         None,
         None,
     )
+
+
+def scale(options):
+    yield from fleets.rows(options.devices, options.scale_seconds)
 
 
 def store(_):
@@ -238,7 +245,7 @@ def _bounded(figure, act, bar_s):
 
 
 def measure(options):
-    for part in (flood, paced, store):
+    for part in (flood, paced, store, scale):
         if options.only in (None, part.__name__):
             yield from part(options)
 
