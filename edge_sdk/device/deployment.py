@@ -8,26 +8,24 @@ version that crashes or hangs the daemon, or is slower than its limit, is not tr
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from edge_sdk import clock, errors
-from edge_sdk.device.serve.gate import Scheduling
+from edge_sdk.device import preparing
 from edge_sdk.device.serve.models import Model
 from edge_sdk.device.serve.served import Models
-from edge_sdk.device.settings import DaemonSettings, ModelSettings
-from edge_sdk.device.slots import exchanging, loading
+from edge_sdk.device.settings import DaemonSettings
+from edge_sdk.device.slots import exchanging
 from edge_sdk.device.slots.catalogue import Catalogue
 from edge_sdk.device.slots.exchanging import Exchanges
 from edge_sdk.device.slots.finishing import Finisher, News
-from edge_sdk.device.slots.loading import Slot
+from edge_sdk.device.slots.loading import Watch
 from edge_sdk.device.slots.proving import Proving
 from edge_sdk.engines import building
 from edge_sdk.records import telemetry
 
 _LOG = logging.getLogger(__name__)
-
-_DEFAULT = ModelSettings()
 
 
 class Deployment:
@@ -68,19 +66,28 @@ class Deployment:
         """
         self._settings = settings
         self._clock = clocks
-        self._memory = memory if settings.state_folder is None else Path(settings.state_folder) / "variants"
         repository = None if settings.model_repository is None else Path(settings.model_repository)
         self._catalogue = Catalogue(map(Path, settings.bundles), repository)
         self._exchanges = Exchanges(limit_s=settings.load_limit_s)
         self._news: list[News] = []
         self._on_change: Callable[[], None] = lambda: None
         self.refused: dict[Path, str] = {}
-        engines = None if settings.state_folder is None else Path(settings.state_folder) / "engines"
-        limit_s = settings.build_limit_s
-        self._finisher = Finisher(backend=settings.backend, root=engines, builder=builder, limit_s=limit_s)
-        self._unfinished: list[str] = []
         state = None if settings.state_folder is None else Path(settings.state_folder)
+        self._finisher = Finisher(
+            backend=settings.backend,
+            root=None if state is None else state / "engines",
+            builder=builder,
+            limit_s=settings.build_limit_s,
+        )
+        self._unfinished: list[str] = []
         self._proving = Proving(state, starts=settings.trial_starts, machine_boot=machine_boot)
+        self._prepare = preparing.preparer(
+            settings,
+            clocks=clocks,
+            memory=memory if state is None else state / "variants",
+            engines=self._finisher.root,
+            watch=Watch(self._proving.loading, self._proving.is_on_trial),
+        )
         with contextlib.ExitStack() as undo:
             undo.callback(self._proving.end)
             self.models = Models(self._first())
@@ -136,7 +143,7 @@ class Deployment:
             with self._exchanges.turn():
                 fresh = self._loaded_in_time(name, folders)
                 kept = {model.digest: model for model in self.models.versions(name)}
-                _close_all(model for model in fresh if model.digest in kept)
+                preparing.close_all(model for model in fresh if model.digest in kept)
                 self.models.put(name, [kept.get(model.digest, model) for model in fresh])
                 self._begin_trial()
             self._finisher.forget_all_but(entry.folder for entry in self._catalogue.entries())
@@ -146,7 +153,7 @@ class Deployment:
     def _loaded_in_time(self, name: str, folders: list[Path]) -> list[Model]:
         limit_s = self._exchanges.limit_s
         try:
-            return exchanging.within(limit_s, lambda: self._loaded(folders), _close_all)
+            return exchanging.within(limit_s, lambda: self._prepare(folders), preparing.close_all)
         except TimeoutError:
             self._proving.give_up()
             refusal: errors.EdgeError = errors.EngineError(
@@ -240,7 +247,7 @@ class Deployment:
         """Loads what is served from the start: an engine that rotted on the disk is no reason to serve nothing."""
         with contextlib.ExitStack() as undo:
             named = self._allowed(self._catalogue.named())
-            found = self._kept(undo, self._loaded(filter(self._is_finished, named)))
+            found = self._kept(undo, self._prepare(filter(self._is_finished, named)))
             for folders in self._catalogue.choices():
                 found += self._kept(undo, self._newest_that_loads(folders))
             served: set[tuple[str, str]] = set()
@@ -260,7 +267,7 @@ class Deployment:
         allowed = self._allowed(folders)
         for folder in filter(self._is_finished, allowed):
             try:
-                return self._loaded([folder])
+                return self._prepare([folder])
             except (errors.BundleError, errors.EngineError) as error:
                 _LOG.warning("%s is not served, an older version is if there is one: %s", folder, error)
                 self.refused[folder] = str(error)
@@ -298,42 +305,3 @@ class Deployment:
         for model in models:
             undo.callback(model.close)
         return models
-
-    def _loaded(self, folders: Iterable[Path]) -> list[Model]:
-        slots = loading.load_slots(
-            folders,
-            backend=self._settings.backend,
-            threads=self._settings.threads,
-            instances=lambda name: self._settings.models.get(name, _DEFAULT).instances,
-            memory=self._memory,
-            engines=self._finisher.root,
-            watch=loading.Watch(self._proving.loading, self._proving.is_on_trial),
-        )
-        with contextlib.ExitStack() as undo:
-            for slot in slots:
-                for engine in slot.engines:
-                    undo.callback(engine.close)
-            models = [self._model(slot) for slot in slots]
-            undo.pop_all()
-        return models
-
-    def _model(self, slot: Slot) -> Model:
-        chosen = self._settings.models.get(slot.bundle.manifest.name, _DEFAULT)
-        scheduling = Scheduling(
-            queue_size=chosen.queue_size,
-            timeout_us=chosen.timeout_us,
-            max_batch=chosen.max_batch,
-            batch_wait_us=chosen.batch_wait_us,
-        )
-        model = Model(slot.bundle.manifest, slot.bundle.digest, slot.engines, self._clock, scheduling)
-        if chosen.max_batch > 1 and not model.can_batch:
-            raise errors.UsageError(
-                f"[models.{model.name}] max_batch is {chosen.max_batch}, but the first axis of its inputs and outputs "
-                "is not free; leave max_batch out, or build the bundle with a free batch axis"
-            )
-        return model
-
-
-def _close_all(models: Iterable[Model]) -> None:
-    for model in models:
-        model.close()
