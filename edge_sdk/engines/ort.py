@@ -167,9 +167,8 @@ def save_optimized(model: bytes, file: Path, *, is_native: bool = False) -> None
         ModelError: ONNX Runtime cannot load it.
     """
     settings = _settings()
-    if is_native:
-        settings.add_session_config_entry("session.disable_prepacking", "1")  # it is not run
-    else:
+    settings.add_session_config_entry("session.disable_prepacking", "1")  # it is not run
+    if not is_native:
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     settings.optimized_model_filepath = str(file)
     session_from_model(model, settings)

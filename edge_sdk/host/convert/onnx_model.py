@@ -42,7 +42,7 @@ def accepted(job: Job) -> Made:
     onnx_file.check_standard(path)
     onnx_checks.check_weights(proto, path)
     target = Path(job.target)
-    is_large = proto.ByteSize() + sum(item.length for item in stored) > job.inline_bytes
+    is_large = path.stat().st_size + sum(item.length for item in stored) > job.inline_bytes
     if is_large:
         onnx_file.write_beside(stored, probe.beside(target))
     else:
@@ -65,7 +65,8 @@ def _improved(job: Job, proto: onnx.ModelProto, specs: tuple[TensorSpec, ...], o
     cleaned, note = _cleaned(needed, Path(job.target), before)
     notes.append(note)
     onnx_checks.check_no_bodies(cleaned.graph, proto.graph)
-    _write(cleaned, Path(job.target))
+    if cleaned is needed:
+        _write(needed, Path(job.target))
     return Made(origin=origin, notes=tuple(notes), is_cleaned=cleaned is not needed)
 
 
@@ -139,18 +140,19 @@ def _raised(proto: onnx.ModelProto, opset: int, before: probe.Reference) -> tupl
 
 
 def _cleaned(proto: onnx.ModelProto, target: Path, before: probe.Reference) -> tuple[onnx.ModelProto, str]:
-    """Gives the model after ONNX Runtime's basic optimiser, or as it is where that would change it."""
+    """Gives the model after ONNX Runtime's basic optimiser, and writes it; or as it is where that would change it."""
     if not before.feeds:
         return proto, "not cleaned: it runs on no usual size of its inputs, so that nothing could be compared"
     file = target.with_name("cleaned.onnx")
     ort.save_optimized(onnx_bytes(proto), file)
-    cleaned = onnx_file.read_proto(file)
+    cleaned = onnx.load_model_from_string(file.read_bytes())
     file.unlink()
     if any(node.domain not in onnx_checks.STANDARD_DOMAINS for node in onnx_checks.nodes_in(cleaned)):
         return proto, "not cleaned: ONNX Runtime's optimiser left the standard operators"
     _fold_casts(cleaned.graph)
     _sort(cleaned)
-    found = probe.difference_to(before, ort.runner_from_model(onnx_bytes(cleaned), is_brief=True))
+    _write(cleaned, target)
+    found = probe.difference_to(before, ort.runner_from_model(str(target), is_brief=True))
     moved = probe.difference_text(found)
     if not found.is_within_tolerance:
         return proto, f"not cleaned: that would have moved its outputs {moved}"

@@ -50,7 +50,7 @@ class Coding(NamedTuple):
     zero_point: int
 
 
-_ENOUGH_VALUES = 2**26
+_ENOUGH_VALUES = 2**25
 """Of all tensors together: after so many, a large network's scales hardly move with another sample."""
 
 RULES = ("mse", "percentile", "max")
