@@ -73,11 +73,12 @@ class PostgresStore(SqlWriting):
                 self._db = _connected(self._url)
             with self._db.transaction():
                 yield
+                self._write_sources()
             self._days |= self._new_days
         except psycopg.Error as error:
             raise errors.StoreError(f"the database did not take a batch: {_said(error)}") from error
         finally:
-            self._known.clear()
+            self._forget()
             self._new_days.clear()
 
     def rows(self, query: str, values: Sequence[Any] = ()) -> Sequence[tuple[Any, ...]]:
@@ -193,24 +194,24 @@ class PostgresStore(SqlWriting):
         self._days.discard(day)
         return 1
 
-    def _sources(self, boots: Sequence[tuple[str, str, str]]) -> dict[BootKey, Source]:
+    def _sources(self, boots: Sequence[BootKey]) -> dict[BootKey, Source]:
         columns = [list(column) for column in zip(*boots, strict=True)]
         self._db.execute(
             _sql(
-                "INSERT INTO sources (device, boot, site) SELECT * FROM unnest(?::text[], ?::text[], ?::text[]) "
-                "ORDER BY 1, 2 ON CONFLICT DO NOTHING"
+                "INSERT INTO sources (device, boot, site) SELECT device, boot, '' "
+                "FROM unnest(?::text[], ?::text[]) AS k(device, boot) ORDER BY 1, 2 ON CONFLICT DO NOTHING"
             ),
             columns,
         )
         found = self.rows(
-            "SELECT s.device, s.boot, s.id, s.newest_seq, s.pruned_upto, s.upto, s.lost FROM sources AS s "
+            "SELECT s.device, s.boot, s.id, s.site, s.newest_seq, s.pruned_upto, s.upto, s.lost FROM sources AS s "
             "JOIN unnest(?::text[], ?::text[]) AS k(device, boot) ON k.device = s.device AND k.boot = s.boot "
             "ORDER BY s.id FOR UPDATE OF s",
-            columns[:2],
+            columns,
         )
         return {
-            (device, boot): Source(number, newest_seq, pruned_upto, None if upto is None else (upto, lost))
-            for device, boot, number, newest_seq, pruned_upto, upto, lost in found
+            (device, boot): Source(number, site, newest_seq, pruned_upto, None if upto is None else (upto, lost))
+            for device, boot, number, site, newest_seq, pruned_upto, upto, lost in found
         }
 
     def _stored_among(self, keys: Sequence[tuple[int, int]]) -> set[tuple[int, int]]:

@@ -25,6 +25,7 @@ _INSERT = "INSERT INTO sample_rows (source, seq, t, received_t, payload) VALUES 
 _PLACES = "(?, ?, ?, ?, ?)"
 _INSERT_ONE = _INSERT + _PLACES
 _INSERT_MANY = _INSERT + ", ".join([_PLACES] * _ROWS_AT_ONCE)
+_KNOWN_MAX = 100_000
 _CACHE_KIB = 16_384  # a whole transaction, and the index pages that the next one changes again; 2 MB hold neither
 
 
@@ -43,6 +44,7 @@ class SqliteStore(SqlWriting):
         """
         super().__init__(refused_kept=refused_kept)
         self._file = file
+        self._version = -1
         try:
             self._db = sqlite3.connect(file, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
         except sqlite3.Error as error:
@@ -67,14 +69,19 @@ class SqliteStore(SqlWriting):
         Raises:
             StoreError: the database is locked, full or broken; nothing was committed.
         """
+        is_done = False
         try:
             self._db.execute("BEGIN IMMEDIATE")
+            self._forget_if_changed()
             yield
+            self._write_sources()
             self._db.execute("COMMIT")
+            is_done = True
         except sqlite3.Error as error:
             raise errors.StoreError(f"the database did not take a batch: {error}") from error
         finally:
-            self._known.clear()
+            if not is_done:
+                self._forget()
             self._roll_back()
 
     def rows(self, query: str, values: Sequence[Any] = ()) -> Sequence[tuple[Any, ...]]:
@@ -128,28 +135,36 @@ class SqliteStore(SqlWriting):
                     break
                 past.append((number, source, seq))
             rolling.close_gaps(self, [(source, seq) for _, source, seq in past])
+            self._forget()
             self.write("DELETE FROM sample_rows WHERE id = ?", [(number,) for number, _, _ in past])
             return len(past) + rolling.prune_chunks(self, retention, now_s, limit=limit)
 
-    def _sources(self, boots: Sequence[tuple[str, str, str]]) -> dict[BootKey, Source]:
+    def _forget_if_changed(self) -> None:
+        """Keeps what is known of sources, unless another connection has written since, or it is too much."""
+        version = self.number("PRAGMA data_version")
+        if version != self._version or len(self._known) > _KNOWN_MAX:
+            self._version = version
+            self._forget()
+
+    def _sources(self, boots: Sequence[BootKey]) -> dict[BootKey, Source]:
         known: dict[BootKey, Source] = {}
-        for device, boot, site in boots:
-            found = self._source(device, boot)
+        for key in boots:
+            found = self._source(key)
             if found is None:
-                self._db.execute("INSERT INTO sources (device, boot, site) VALUES (?, ?, ?)", (device, boot, site))
-                found = self._source(device, boot)
+                self._db.execute("INSERT INTO sources (device, boot, site) VALUES (?, ?, '')", key)
+                found = self._source(key)
                 assert found is not None
-            known[device, boot] = found
+            known[key] = found
         return known
 
-    def _source(self, device: str, boot: str) -> Source | None:
+    def _source(self, key: BootKey) -> Source | None:
         row = self._db.execute(
-            "SELECT id, newest_seq, pruned_upto, upto, lost FROM sources WHERE device = ? AND boot = ?", (device, boot)
+            "SELECT id, site, newest_seq, pruned_upto, upto, lost FROM sources WHERE device = ? AND boot = ?", key
         ).fetchone()
         if row is None:
             return None
-        number, newest_seq, pruned_upto, upto, lost = row
-        return Source(number, newest_seq, pruned_upto, None if upto is None else (upto, lost))
+        number, site, newest_seq, pruned_upto, upto, lost = row
+        return Source(number, site, newest_seq, pruned_upto, None if upto is None else (upto, lost))
 
     def _stored_among(self, keys: Sequence[tuple[int, int]]) -> set[tuple[int, int]]:
         found: set[tuple[int, int]] = set()

@@ -14,20 +14,25 @@ _SEQS_AT_ONCE = 1000
 _SEQ = operator.attrgetter("seq")
 
 
-class Source(NamedTuple):
-    """One boot of one device in the database.
+class Source:
+    """One boot of one device in the database, as this transaction leaves it.
 
     Attributes:
         number: its row.
+        site: where it was when it last spoke.
         newest_seq: highest sequence number stored so far; only at or below it a Sample can be a duplicate.
         pruned_upto: highest sequence number whose row was deleted for its age; what comes again at or below is old.
         mark: (upto, lost), None before the first.
     """
 
-    number: int
-    newest_seq: int
-    pruned_upto: int
-    mark: Mark | None
+    __slots__ = ("mark", "newest_seq", "number", "pruned_upto", "site")
+
+    def __init__(self, number: int, site: str, newest_seq: int, pruned_upto: int, mark: Mark | None) -> None:
+        self.number = number
+        self.site = site
+        self.newest_seq = newest_seq
+        self.pruned_upto = pruned_upto
+        self.mark = mark
 
 
 class NewRow(NamedTuple):
@@ -41,11 +46,12 @@ class NewRow(NamedTuple):
 
 
 class SqlWriting(abc.ABC):
-    """The writing half of a store. What is read of sources is kept until the transaction ends."""
+    """The writing half of a store. What is read of sources is kept, and what changed of them written as it commits."""
 
     def __init__(self, *, refused_kept: int) -> None:
         self._refused_kept = refused_kept
         self._known: dict[BootKey, Source] = {}
+        self._changed: dict[BootKey, Source] = {}
 
     @abc.abstractmethod
     def rows(self, query: str, values: Sequence[Any] = ()) -> Sequence[tuple[Any, ...]]:
@@ -56,8 +62,8 @@ class SqlWriting(abc.ABC):
         """Runs a statement with ``?`` once for each row."""
 
     @abc.abstractmethod
-    def _sources(self, boots: Sequence[tuple[str, str, str]]) -> dict[BootKey, Source]:
-        """Gives the sources of (device, boot, site), made where there is none; holds them until the commit."""
+    def _sources(self, boots: Sequence[BootKey]) -> dict[BootKey, Source]:
+        """Gives the sources of boots, made where there is none; holds them until the commit."""
 
     @abc.abstractmethod
     def _stored_among(self, keys: Sequence[tuple[int, int]]) -> set[tuple[int, int]]:
@@ -70,12 +76,11 @@ class SqlWriting(abc.ABC):
     def marks(self, boots: Iterable[BootKey]) -> dict[BootKey, Mark | None]:
         """Gives how far each boot has got (None: nothing is known of it)."""
         wanted = list(boots)
-        self._learn((device, boot, "") for device, boot in wanted)
+        self._learn(wanted)
         return {key: self._known[key].mark for key in wanted}
 
     def add_samples(self, rows: Sequence[SampleRow]) -> list[bool]:
         """Stores Samples; gives for each whether it was new."""
-        self._learn_rows(rows)
         is_new = [True] * len(rows)
         taken = self._taken(rows)
         if taken is None:
@@ -99,6 +104,8 @@ class SqlWriting(abc.ABC):
             device, _, boot, seq, t, received_t, payload = row
             of_boot = newest.get((device, boot))
             if of_boot is None:
+                if (device, boot) not in self._known:
+                    self._learn([(device, boot) for device, _, boot, *_ in rows])
                 of_boot = newest[device, boot] = _Newest(self._known[device, boot], row)
             if seq > of_boot.seq:
                 of_boot.seq = seq
@@ -109,7 +116,7 @@ class SqlWriting(abc.ABC):
             known_t = t if t < received_t else received_t  # noqa: FURB136  # a call of min() costs four times as much
             if known_t >= of_boot.latest_t:
                 of_boot.latest_t, of_boot.latest_seq = known_t, seq
-            fresh.append((of_boot.source, seq, t, received_t, payload))
+            fresh.append((of_boot.number, seq, t, received_t, payload))
         return _Taken(fresh, newest)
 
     def _sifted(self, rows: Sequence[SampleRow]) -> list[bool]:
@@ -131,15 +138,14 @@ class SqlWriting(abc.ABC):
 
     def set_marks(self, marks: Mapping[BootKey, Mark]) -> None:
         """Stores how far the records of boots have arrived."""
-        self._learn((device, boot, "") for device, boot in marks)
-        self.write(
-            "UPDATE sources SET upto = ?, lost = ? WHERE id = ?",
-            [(*mark, self._known[key].number) for key, mark in marks.items()],
-        )
+        self._learn(marks)
+        for key, mark in marks.items():
+            source = self._changed[key] = self._known[key]
+            source.mark = mark
 
     def seqs_above(self, uptos: Mapping[BootKey, int]) -> dict[BootKey, Iterator[int]]:
         """Gives by boot the stored sequence numbers above a number, ascending, read as far as they are asked for."""
-        self._learn((device, boot, "") for device, boot in uptos)
+        self._learn(uptos)
         return {key: self._seqs(self._known[key].number, upto) for key, upto in uptos.items()}
 
     def _seqs(self, source: int, upto: int) -> Iterator[int]:
@@ -217,26 +223,34 @@ class SqlWriting(abc.ABC):
         """Gives the one number that a query answers."""
         return int(self.rows(query, values)[0][0])
 
-    def _learn(self, boots: Iterable[tuple[str, str, str]]) -> None:
-        sites = {(device, boot): site for device, boot, site in boots}
-        missing = sorted((*key, site) for key, site in sites.items() if key not in self._known)
-        if missing:
-            self._known |= self._sources(missing)
-
-    def _learn_rows(self, rows: Iterable[SampleRow]) -> None:
+    def _learn(self, boots: Iterable[BootKey]) -> None:
         known = self._known
-        missing = {(row[0], row[2]): row[1] for row in rows if (row[0], row[2]) not in known}
+        missing = {key for key in boots if key not in known}
         if missing:
-            self._learn((*key, site) for key, site in missing.items())
+            known |= self._sources(sorted(missing))
+
+    def _write_sources(self) -> None:
+        """Writes what changed of sources; before each commit."""
+        self.write(
+            "UPDATE sources SET newest_seq = ?, site = ?, upto = ?, lost = ? WHERE id = ?",
+            [
+                (source.newest_seq, source.site, *(source.mark or (None, 0)), source.number)
+                for source in self._changed.values()
+            ],
+        )
+        self._changed.clear()
+
+    def _forget(self) -> None:
+        """Has sources read again: they may be others than is known."""
+        self._known.clear()
+        self._changed.clear()
 
     def _note_newest(self, newest: Mapping[BootKey, "_Newest"]) -> None:
         """Remembers the newest Sample of each boot, and of each device."""
-        newer = [(key, of_boot) for key, of_boot in newest.items() if of_boot.seq > self._known[key].newest_seq]
-        self.write(
-            "UPDATE sources SET newest_seq = ?, site = ? WHERE id = ?",
-            [(of_boot.seq, of_boot.last.site, of_boot.source) for _, of_boot in newer],
-        )
-        self._known |= {key: self._known[key]._replace(newest_seq=of_boot.seq) for key, of_boot in newer}
+        for key, of_boot in newest.items():
+            source = self._changed[key] = self._known[key]
+            source.site = of_boot.last.site
+            source.newest_seq = max(source.newest_seq, of_boot.seq)
         latest: dict[str, _Newest] = {}
         for (device, _), of_boot in newest.items():
             other = latest.get(device)
@@ -247,7 +261,7 @@ class SqlWriting(abc.ABC):
             "ON CONFLICT (device) DO UPDATE SET site = excluded.site, source = excluded.source, seq = excluded.seq, "
             "t = excluded.t WHERE excluded.t >= devices.t",
             [
-                (device, one.last.site, one.source, one.latest_seq, one.latest_t)
+                (device, one.last.site, one.number, one.latest_seq, one.latest_t)
                 for device, one in sorted(latest.items())
             ],
         )
@@ -256,10 +270,10 @@ class SqlWriting(abc.ABC):
 class _Newest:
     """The newest Sample of one boot in a batch: the highest, and the one that was taken last."""
 
-    __slots__ = ("last", "latest_seq", "latest_t", "seq", "source")
+    __slots__ = ("last", "latest_seq", "latest_t", "number", "seq")
 
     def __init__(self, source: Source, row: SampleRow) -> None:
-        self.source = source.number
+        self.number = source.number
         self.seq = max(source.newest_seq, source.pruned_upto)
         self.last = row
         self.latest_t, self.latest_seq = -math.inf, -1
