@@ -128,7 +128,7 @@ def stored(proto: onnx.ModelProto, inline_bytes: int = INLINE_BYTES) -> Serializ
     path = folder.path / bundles.FLOAT_MODEL
     weights = path.with_name(path.name + WEIGHTS_SUFFIX)
     with weights.open("wb") as stream:
-        shell = _without_weights(proto)
+        shell = without_weights(proto)
         for tensor in proto.graph.initializer:
             kept = shell.graph.initializer.add()
             if _tensor_bytes(tensor) <= _SMALL_BYTES or not tensor.raw_data:
@@ -156,7 +156,7 @@ def is_quantizer(op_type: str) -> bool:
     return op_type.startswith(starts) or op_type.endswith("Integer")
 
 
-def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
+def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Gives a copy without initialisers, which are not copied on the way."""
     shell = onnx.ModelProto()
     for source, target, left_out in ((proto, shell, "graph"), (proto.graph, shell.graph, "initializer")):

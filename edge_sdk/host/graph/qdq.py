@@ -10,7 +10,7 @@ import onnx.numpy_helper
 
 from edge_sdk.engines.model_file import ModelFile, Serialized
 from edge_sdk.host.graph import clean, placement
-from edge_sdk.host.graph.model import Model, model_from_proto
+from edge_sdk.host.graph.model import Model, model_from_proto, without_weights
 from edge_sdk.numerics import quantize
 
 
@@ -30,9 +30,8 @@ def quantized_model(model: Model, placed: placement.Placement, scales: Mapping[s
 
 def quantized_proto(model: Model, placed: placement.Placement, scales: Mapping[str, float]) -> onnx.ModelProto:
     """Gives what `quantized_model` gives, not passed through the checks: for the many variants of a search."""
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
-    writer = Writer(proto.graph)
+    proto = without_weights(model.proto)  # most of them become INT8, and a message never gives back a copy's memory
+    writer = Writer(proto.graph, model.proto.graph.initializer)
     by_node = {node.name: node for node in proto.graph.node}
     rewired = {
         (use.node, use.slot): writer.activation(use.tensor, scales[use.tensor]) for use in placed.activations
@@ -57,11 +56,16 @@ def with_outputs(model: Model, names: Iterable[str]) -> Serialized:
 
 
 class Writer:
-    """Adds Q/DQ to one graph; asked twice for the same tensor, it gives the same name."""
+    """Adds Q/DQ to one graph; asked twice for the same tensor, it gives the same name.
 
-    def __init__(self, graph: onnx.GraphProto) -> None:
+    Args:
+        graph: to be changed.
+        weights: of the graph, where it does not hold them itself; those that it needs in the end are copied into it.
+    """
+
+    def __init__(self, graph: onnx.GraphProto, weights: Iterable[onnx.TensorProto] = ()) -> None:
         self._graph = graph
-        self._weights = {tensor.name: tensor for tensor in graph.initializer}
+        self._weights = {tensor.name: tensor for part in (graph.initializer, weights) for tensor in part}
         self._taken = {name for node in graph.node for name in (node.name, *node.output)} | set(self._weights)
         self._taken |= {value.name for value in graph.input}
         self._made: dict[tuple[str, int | None], str] = {}
