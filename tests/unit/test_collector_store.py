@@ -48,6 +48,20 @@ def test_the_same_seq_of_another_boot_or_device_is_another_sample(store):
         assert store.add_samples([*rows(1), *rows(1, boot="11c0ffee"), *rows(1, device="cam-8")]) == [True] * 3
 
 
+def test_what_another_connection_stored_meanwhile_is_not_stored_again(store, file):
+    with store.transaction():
+        assert store.add_samples(rows(0, 1)) == [True, True]
+        store.set_marks({("cam-7", "00c0ffee"): (1, 0)})
+    with contextlib.closing(SqliteStore(file)) as other, other.transaction():
+        assert other.add_samples(rows(1, 2)) == [False, True]
+        other.set_marks({("cam-7", "00c0ffee"): (2, 5)})
+    with store.transaction():
+        assert store.marks([("cam-7", "00c0ffee")]) == {("cam-7", "00c0ffee"): (2, 5)}
+        assert store.add_samples(rows(2, 3)) == [False, True]
+    assert query(file, "SELECT seq FROM samples ORDER BY seq") == [(0,), (1,), (2,), (3,)]
+    assert query(file, "SELECT upto, lost, newest_seq, site FROM sources") == [(2, 5, 3, "plant")]
+
+
 def test_nothing_of_a_failed_transaction_stays(store, file):
     def fails_half_way():
         with store.transaction():
