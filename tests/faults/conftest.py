@@ -24,6 +24,7 @@ import platform
 import re
 from pathlib import Path
 
+import link_rig
 import pytest
 
 ROWS = pytest.StashKey[list]()
@@ -51,6 +52,14 @@ def fault(request):
         )
 
     return note
+
+
+@pytest.fixture
+def rig(tmp_path):
+    """Brokers, proxies, collectors and devices of this test."""
+    made = link_rig.Rig(tmp_path)
+    yield made
+    made.close()
 
 
 @pytest.fixture

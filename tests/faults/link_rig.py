@@ -24,6 +24,8 @@ from paho.mqtt.properties import Properties
 
 from edge_sdk import errors
 from edge_sdk.clock import SystemClock
+from edge_sdk.collector.service import Collector
+from edge_sdk.collector.settings import CollectorSettings
 from edge_sdk.device import reports
 from edge_sdk.device.spool.forwarding import Forwarder
 from edge_sdk.device.spool.held import Limits
@@ -360,3 +362,78 @@ class SessionEar:
             self.client.disconnect()
             self.client.loop_stop()
             self.client = None
+
+
+class Rig:
+    """A broker, a proxy before it if it is asked for, collectors and devices; what is made is closed, the last first.
+
+    Devices connect through the proxy where there is one, collectors never.
+    """
+
+    def __init__(self, folder):
+        self.folder, self.database = folder, folder / "t.db"
+        self.closing = contextlib.ExitStack()
+        self.broker = self.proxy = self.collector = None
+
+    def beside(self, name):
+        """Gives another one that has nothing to do with this, for a control."""
+        folder = self.folder / name
+        folder.mkdir()
+        return self.closing.enter_context(contextlib.closing(Rig(folder)))
+
+    def open(self, *lines, **options):
+        """Starts the broker; gives this rig."""
+        self.broker = Broker(self.folder, *lines, **options)
+        self.closing.callback(self.broker.kill)
+        return self
+
+    def open_behind_proxy(self, *lines, **options):
+        """Starts the broker, and the proxy before it."""
+        self.open(*lines, **options)
+        self.proxy = self.keep(Proxy(self.broker.port))
+        return self
+
+    def keep(self, one):
+        """Has something closed in the end."""
+        self.closing.callback(one.close)
+        return one
+
+    def collect(self, url=None, kind=Collector, database=None, **link_settings):
+        """Starts a collector and waits for its connection."""
+        values = {"url": url or self.broker.url, "client_id": "collector", "reconnect_cap_s": 0.2, **link_settings}
+        link = MqttLink(MqttSettings(**values))
+        settings = CollectorSettings(database=str(database or self.database), retry_s=0.05)
+        self.collector = self.keep(kind(settings, link, SystemClock()))
+        self.collector.start()
+        assert link.wait_for_connected(WAIT_S)
+        return self.collector
+
+    def device(self, kind=Device, url=None, **settings):
+        """Starts a device."""
+        return self.keep(kind(url or (self.proxy or self.broker).url, **settings))
+
+    def link(self, kind=MqttLink, **settings):
+        """Gives a connected link."""
+        made = self.keep(kind(MqttSettings(url=self.broker.url, **settings)))
+        made.open()
+        assert made.wait_for_connected(WAIT_S)
+        return made
+
+    def hear(self, topic_filter):
+        """Gives the queue of what comes from now on."""
+        link, heard = hear(self.broker.url, topic_filter)
+        self.keep(link)
+        return heard
+
+    def verdict(self, device):
+        """Gives (lost, stored twice) of what a device has made."""
+        return verdict(self.database, device)
+
+    def wait_until_drained(self, device, wait_s=WAIT_S):
+        """Waits until nothing is held and nothing lost; gives the seconds that took."""
+        began_s = time.monotonic()
+        until(lambda: device.held == 0 and self.verdict(device)[0] == 0, "the spool to drain", wait_s)
+        return time.monotonic() - began_s
+
+    def close(self):
+        self.closing.close()

@@ -17,13 +17,10 @@ import controls
 import link_rig
 import msgspec
 import pytest
-from link_rig import Broker, CollectorProcess, Device, Proxy, PubackDevice, SessionEar, until
+from link_rig import CollectorProcess, PubackDevice, SessionEar, until
 from power import Tmpfs
 
 from edge_sdk import errors
-from edge_sdk.clock import SystemClock
-from edge_sdk.collector.service import Collector
-from edge_sdk.collector.settings import CollectorSettings
 from edge_sdk.link import mending, mqtt, reading, window
 from edge_sdk.link.mqtt import MqttLink, MqttSettings
 from edge_sdk.records import telemetry
@@ -33,70 +30,31 @@ pytestmark = pytest.mark.skipif(link_rig.MOSQUITTO is None, reason=link_rig.NO_M
 GOLDEN = link_rig.ROOT / "tests/golden/messages"
 
 
-@pytest.fixture
-def closing():
-    with contextlib.ExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture
-def database(tmp_path):
-    return tmp_path / "t.db"
-
-
-def collector_on(url, database, closing, kind=Collector, **settings):
-    link = MqttLink(MqttSettings(url=url, client_id="collector", reconnect_cap_s=0.2))
-    made = kind(CollectorSettings(database=str(database), retry_s=0.05, **settings), link, SystemClock())
-    made.start()
-    closing.callback(made.close)
-    assert link.wait_for_connected(link_rig.WAIT_S)
-    return made
-
-
-def broker_on(folder, closing, *lines, **options):
-    broker = Broker(folder, *lines, **options)
-    closing.callback(broker.kill)
-    return broker
-
-
-def device_on(url, closing, kind=Device, **settings):
-    made = kind(url, **settings)
-    closing.callback(made.close)
-    return made
-
-
-def drained(database, device, wait_s=link_rig.WAIT_S):
-    until(lambda: device.held == 0 and link_rig.verdict(database, device)[0] == 0, "the spool to drain", wait_s)
-
-
-def killed_broker_rounds(folder, closing, kind, database):
+def killed_broker_rounds(rig):
     """Collector away, messages with the broker, broker killed; five times. Gives the device at the end."""
-    broker = broker_on(folder, closing, persistence=True)
-    first = collector_on(broker.url, database, closing)
+    first = rig.open(persistence=True).collect()
     until(lambda: first.snapshot().is_running, "the collector")
     first.close()
-    device = device_on(broker.url, closing, kind)
+    device = rig.device()
     assert device.link.wait_for_connected(link_rig.WAIT_S)
     for _ in range(5):
         device.make(200)
         until(lambda: device.link.snapshot().published >= 200, "the broker's acknowledgements")
         time.sleep(0.3)
-        broker.kill()
-        broker.start()
+        rig.broker.kill()
+        rig.broker.start()
         assert until(lambda: device.link.snapshot().is_connected, "the device to be back")
-    again = collector_on(broker.url, database, closing)
+    rig.collect()
     time.sleep(1.0)
-    return device, again
+    return device
 
 
 @pytest.mark.fault("B1")
-def test_the_broker_is_killed_with_messages_in_it(fault, closing, tmp_path, database):
-    ours, _ = killed_broker_rounds(tmp_path, closing, Device, database)
-    drained(database, ours)
-    assert link_rig.verdict(database, ours) == (0, 0)
-    other = tmp_path / "control"
-    other.mkdir()
-    lost, made = lost_by_control(other, closing, count=200, kills=5, persistence=True)
+def test_the_broker_is_killed_with_messages_in_it(fault, rig):
+    ours = killed_broker_rounds(rig)
+    rig.wait_until_drained(ours)
+    assert rig.verdict(ours) == (0, 0)
+    lost, made = lost_by_control(rig.beside("control"), count=200, kills=5, persistence=True)
     assert lost > 0, "the control must lose"
     fault(
         what="broker killed with -9 while the collector is away, five times",
@@ -108,18 +66,16 @@ def test_the_broker_is_killed_with_messages_in_it(fault, closing, tmp_path, data
 
 
 @pytest.mark.fault("B2")
-def test_the_brokers_queue_overflows(fault, closing, tmp_path, database):
-    broker = broker_on(tmp_path, closing)  # as installed: 1,000 messages for one who is away
-    collector_on(broker.url, database, closing).close()
-    ours = device_on(broker.url, closing)
+def test_the_brokers_queue_overflows(fault, rig):
+    rig.open()  # as installed: 1,000 messages for one who is away
+    rig.collect().close()
+    ours = rig.device()
     ours.make(5000)
     until(lambda: ours.link.snapshot().published >= 5000, "the broker to acknowledge")
-    collector_on(broker.url, database, closing)
-    drained(database, ours)
-    assert link_rig.verdict(database, ours) == (0, 0)
-    other = tmp_path / "control"
-    other.mkdir()
-    lost, made = lost_by_control(other, closing, count=5000, kills=0)
+    rig.collect()
+    rig.wait_until_drained(ours)
+    assert rig.verdict(ours) == (0, 0)
+    lost, made = lost_by_control(rig.beside("control"), count=5000, kills=0)
     assert lost > 0, "the control must lose"
     fault(
         what="5,000 messages for a collector that is away, where the broker keeps 1,000",
@@ -130,14 +86,14 @@ def test_the_brokers_queue_overflows(fault, closing, tmp_path, database):
     )
 
 
-def lost_by_control(folder, closing, *, count, kills, **options):
+def lost_by_control(rig, *, count, kills, **options):
     """The same with a device that deletes on the broker's acknowledgement; gives (lost, made)."""
-    broker = broker_on(folder, closing, **options)
+    broker = rig.open(**options).broker
     ear = SessionEar(broker.url)
-    closing.callback(ear.leave)
+    rig.closing.callback(ear.leave)
     ear.come()
     ear.leave()
-    device = device_on(broker.url, closing, PubackDevice)
+    device = rig.device(PubackDevice)
     assert device.link.wait_for_connected(link_rig.WAIT_S)
     for _ in range(max(1, kills)):
         device.make(count)
@@ -155,30 +111,29 @@ def lost_by_control(folder, closing, *, count, kills, **options):
 
 
 @pytest.mark.fault("B3")
-def test_the_broker_does_not_let_us_publish(fault, closing, tmp_path, database, caplog):
+def test_the_broker_does_not_let_us_publish(fault, rig, tmp_path, caplog):
     acl = tmp_path / "acl"
     acl.write_text("topic read #\n")
     acl.chmod(0o644)
     tmp_path.chmod(0o755)
-    broker = broker_on(tmp_path, closing, f"acl_file {acl}", "user root")
-    ours = device_on(broker.url, closing, resend_s=5.0)
+    broker = rig.open(f"acl_file {acl}", "user root").broker
+    ours = rig.device(resend_s=5.0)
     ours.make(30)
     until(lambda: ours.link.snapshot().refused >= 30, "the refusals")
     state = ours.link.snapshot()
     told = [record for record in caplog.records if "Not authorized" in record.message]
     assert "Not authorized" in state.last_error
     assert (state.published, ours.held, len(told)) == (0, 30, 1)
-    ear, heard = link_rig.hear(broker.url, "#")
-    closing.callback(ear.close)
+    heard = rig.hear("#")
     believed = controls.publish_by_mqtt_3(broker.port, f"{link_rig.UP}/telemetry", [b"x"] * 30)
     time.sleep(0.5)
     assert (believed, heard.qsize()) == (30, 0)
     acl.write_text("topic readwrite #\n")
     broker.kill()
     broker.start()
-    collector_on(broker.url, database, closing)
-    drained(database, ours)
-    assert link_rig.verdict(database, ours) == (0, 0)
+    rig.collect()
+    rig.wait_until_drained(ours)
+    assert rig.verdict(ours) == (0, 0)
     fault(
         what="an access list that denies us by mistake",
         injected="30 records without the right to publish, then with it",
@@ -190,15 +145,15 @@ def test_the_broker_does_not_let_us_publish(fault, closing, tmp_path, database, 
 
 @pytest.mark.fault("B4")
 @pytest.mark.parametrize("line", ["message_size_limit 2000", "max_packet_size 2000"])
-def test_the_broker_refuses_the_size(fault, closing, tmp_path, line, monkeypatch):
-    broker = broker_on(tmp_path, closing, line)
-    arrived, refused, state = small_and_large(broker, closing, MqttLink, link_rig.WAIT_S)
+def test_the_broker_refuses_the_size(fault, rig, line, monkeypatch):
+    rig.open(line)
+    arrived, refused, state = small_and_large(rig, MqttLink, link_rig.WAIT_S)
     assert arrived == 20
     assert refused + state.refused >= 2
     assert state.connects <= 4
     if line.startswith("max_packet_size"):
         monkeypatch.setattr(window, "ATTEMPTS_MAX", 10**9)
-        few, _, worse = small_and_large(broker, closing, controls.StubbornLink, 3.0)
+        few, _, worse = small_and_large(rig, controls.StubbornLink, 3.0)
         assert few < 20
         assert worse.connects >= 5
         control = (
@@ -207,7 +162,7 @@ def test_the_broker_refuses_the_size(fault, closing, tmp_path, line, monkeypatch
         )
     else:
         monkeypatch.setattr(reading, "refusal", lambda _reason: "")
-        _, _, worse = small_and_large(broker, closing, MqttLink, link_rig.WAIT_S)
+        _, _, worse = small_and_large(rig, MqttLink, link_rig.WAIT_S)
         assert worse.published == 22
         control = f"every answer of the broker taken for success: {worse.published} counted as delivered, 20 arrived"
     fault(
@@ -220,14 +175,10 @@ def test_the_broker_refuses_the_size(fault, closing, tmp_path, line, monkeypatch
     )
 
 
-def small_and_large(broker, closing, kind, wait_s):
+def small_and_large(rig, kind, wait_s):
     """Sends 20 small messages and 2 large ones; gives how many small ones arrived, and what the link refused."""
-    ear, heard = link_rig.hear(broker.url, "t/#")
-    closing.callback(ear.close)
-    link = kind(MqttSettings(url=broker.url, client_id=f"sender-{kind.__name__}", reconnect_cap_s=0.1))
-    link.open()
-    closing.callback(link.close, 0.1)
-    assert link.wait_for_connected(link_rig.WAIT_S)
+    heard = rig.hear("t/#")
+    link = rig.link(kind, client_id=f"sender-{kind.__name__}", reconnect_cap_s=0.1)
     arrived, refused, deadline = set(), 0, time.monotonic() + wait_s
     waiting = [b"%d" % number for number in range(20)]
     waiting[11:11] = waiting[6:6] = [b"x" * 5000]
@@ -248,21 +199,20 @@ def small_and_large(broker, closing, kind, wait_s):
     return len(arrived), refused, link.snapshot()
 
 
-def test_a_sample_that_is_too_large_holds_up_no_other(closing, tmp_path, database):
-    broker = broker_on(tmp_path, closing, "max_packet_size 2000")
-    collector = collector_on(broker.url, database, closing)
-    ours = device_on(broker.url, closing, resend_s=5.0, file=tmp_path / "spool/queue.db")
+def test_a_sample_that_is_too_large_holds_up_no_other(rig, tmp_path):
+    collector = rig.open("max_packet_size 2000").collect()
+    ours = rig.device(resend_s=5.0, file=tmp_path / "spool/queue.db")
     assert ours.link.wait_for_connected(link_rig.WAIT_S)
     ours.make(10)
     ours.make(1, missing={f"metric-{number}": "x" * 200 for number in range(20)})
     ours.make(10)
-    until(lambda: link_rig.stored(database, ours.boot)[0] == 20, "all but the large one")
+    until(lambda: link_rig.stored(rig.database, ours.boot)[0] == 20, "all but the large one")
     until(lambda: ours.held == 0, "receipts past the large one")
     assert ours.forwarder.snapshot().dropped == 1
     until(lambda: collector.snapshot().lost == 1, "the gap")
 
     def told():
-        with contextlib.closing(sqlite3.connect(database)) as db:
+        with contextlib.closing(sqlite3.connect(rig.database)) as db:
             rows = db.execute("SELECT payload FROM events").fetchall()
         return {event.kind: event for event in (codec.from_bytes(row[0].encode(), telemetry.Event) for row in rows)}
 
@@ -275,17 +225,13 @@ def test_a_sample_that_is_too_large_holds_up_no_other(closing, tmp_path, databas
 
 
 @pytest.mark.fault("B5")
-def test_another_client_takes_our_name(fault, closing, tmp_path, database, caplog, monkeypatch):
-    broker = broker_on(tmp_path, closing)
-    collector_on(broker.url, database, closing)
-    ours = device_on(broker.url, closing, reconnect_cap_s=20.0)
+def test_another_client_takes_our_name(fault, rig, caplog, monkeypatch):
+    rig.open().collect()
+    ours = rig.device(reconnect_cap_s=20.0)
     assert ours.link.wait_for_connected(link_rig.WAIT_S)
     ours.make(10)
-    drained(database, ours)
-    thief = MqttLink(MqttSettings(url=broker.url, client_id=link_rig.DEVICE, reconnect_cap_s=60.0))
-    thief.open()
-    closing.callback(thief.close)
-    assert thief.wait_for_connected(link_rig.WAIT_S)
+    rig.wait_until_drained(ours)
+    thief = rig.link(client_id=link_rig.DEVICE, reconnect_cap_s=60.0)
     until(lambda: not ours.link.snapshot().is_connected, "the take-over")
     ours.make(20)
     time.sleep(6.0)
@@ -297,14 +243,15 @@ def test_another_client_takes_our_name(fault, closing, tmp_path, database, caplo
     assert "another client" in ours.link.snapshot().last_error
     assert ours.held in (0, 20)
     thief.close()
-    drained(database, ours, 60)
-    assert link_rig.verdict(database, ours) == (0, 0)
+    rig.wait_until_drained(ours, 60)
+    assert rig.verdict(ours) == (0, 0)
     monkeypatch.setattr(mqtt, "_TAKEN_OVER", -1)
     monkeypatch.setattr(mending, "_CLOSED_TWICE", 10**9)
-    twins = [MqttLink(MqttSettings(url=broker.url, client_id="twin", reconnect_cap_s=0.5)) for _ in range(2)]
+    twins = [
+        rig.keep(MqttLink(MqttSettings(url=rig.broker.url, client_id="twin", reconnect_cap_s=0.5))) for _ in range(2)
+    ]
     for twin in twins:
         twin.open()
-        closing.callback(twin.close, 0.1)
     time.sleep(6.0)
     war = sum(twin.snapshot().connects for twin in twins)
     assert war > 8
@@ -318,24 +265,23 @@ def test_another_client_takes_our_name(fault, closing, tmp_path, database, caplo
 
 
 @pytest.mark.fault("C1")
-def test_the_collector_is_killed_between_commit_and_receipt(fault, closing, tmp_path, database):
-    broker = broker_on(tmp_path, closing)
-    ours = device_on(broker.url, closing)
-    ear, heard = link_rig.hear(broker.url, f"{link_rig.UP}/telemetry")
-    closing.callback(ear.close)
+def test_the_collector_is_killed_between_commit_and_receipt(fault, rig):
+    broker = rig.open().broker
+    ours = rig.device()
+    heard = rig.hear(f"{link_rig.UP}/telemetry")
     rng, kills = random.Random(1), 50
-    process = CollectorProcess(broker.url, database)
-    closing.callback(process.kill)
+    process = CollectorProcess(broker.url, rig.database)
+    rig.closing.callback(process.kill)
     for _ in range(kills):
-        before = link_rig.stored(database, ours.boot)[0]
+        before = link_rig.stored(rig.database, ours.boot)[0]
         ours.make(40)
-        until(lambda: link_rig.stored(database, ours.boot)[0] > before, "a commit")
+        until(lambda: link_rig.stored(rig.database, ours.boot)[0] > before, "a commit")
         time.sleep(rng.uniform(0, 0.02))
         process.kill()
         process.start()
-    drained(database, ours)
+    rig.wait_until_drained(ours)
     sent_again = ours.link.snapshot().published - ours.made
-    assert link_rig.verdict(database, ours) == (0, 0)
+    assert rig.verdict(ours) == (0, 0)
     process.stop()
     blind = rows_without_a_unique_key(heard)
     assert blind > 0
@@ -364,14 +310,13 @@ LOCK_S = 30.0
 
 @pytest.mark.fault("C2")
 @pytest.mark.timeout(150)
-def test_the_database_is_locked(fault, closing, tmp_path, database):
-    broker = broker_on(tmp_path, closing)
-    collector = collector_on(broker.url, database, closing)
-    ours = device_on(broker.url, closing)
+def test_the_database_is_locked(fault, rig):
+    collector = rig.open().collect()
+    ours = rig.device()
     ours.make(50)
-    drained(database, ours)
+    rig.wait_until_drained(ours)
     receipts, rss_before = collector.snapshot().receipts, rss_bytes()
-    with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as other:
+    with contextlib.closing(sqlite3.connect(rig.database, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         began_s = time.monotonic()
         ours.make(500)
@@ -383,13 +328,11 @@ def test_the_database_is_locked(fault, closing, tmp_path, database):
         assert ours.held == 500
         assert ours.link.snapshot().is_connected
         other.execute("ROLLBACK")
-    drained(database, ours)
-    assert link_rig.verdict(database, ours) == (0, 0)
+    rig.wait_until_drained(ours)
+    assert rig.verdict(ours) == (0, 0)
     assert "locked" in state.last_error
     assert grown_mb <= 32
-    other_place = tmp_path / "control"
-    other_place.mkdir()
-    lost = lost_where_receipts_go_first(other_place, closing)
+    lost = lost_where_receipts_go_first(rig.beside("control"))
     assert lost > 0, "the control must lose"
     fault(
         part="locked",
@@ -407,30 +350,28 @@ def rss_bytes():
         return int(file.read().split()[1]) * resource.getpagesize()
 
 
-def lost_where_receipts_go_first(folder, closing):
+def lost_where_receipts_go_first(rig):
     """The control: gives how many of 500 are neither stored nor held after a lock that outlives the collector."""
-    broker, database = broker_on(folder, closing), folder / "t.db"
-    collector = collector_on(broker.url, database, closing, controls.EagerCollector)
-    device = device_on(broker.url, closing)
-    with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as other:
+    collector = rig.open().collect(kind=controls.EagerCollector)
+    device = rig.device()
+    with contextlib.closing(sqlite3.connect(rig.database, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         device.make(500)
         until(lambda: collector.snapshot().store_failures > 0 and device.held < 500, "a receipt too early")
         collector.close()
         other.execute("ROLLBACK")
-    return device.made - link_rig.stored(database, device.boot)[0] - device.held
+    return device.made - link_rig.stored(rig.database, device.boot)[0] - device.held
 
 
 @pytest.mark.fault("C2")
 @pytest.mark.usefixtures("needs_root")
-def test_the_disk_of_the_database_is_full(fault, closing, tmp_path):
-    with Tmpfs(tmp_path / "disk", size_mb=8) as disk, contextlib.ExitStack() as inside:
-        database = disk.root / "t.db"
-        broker = broker_on(tmp_path, inside)
-        collector = collector_on(broker.url, database, inside)
-        ours = device_on(broker.url, inside)
+def test_the_disk_of_the_database_is_full(fault, rig, tmp_path):
+    with Tmpfs(tmp_path / "disk", size_mb=8) as disk, contextlib.closing(rig.beside("inside")) as inside:
+        inside.database = disk.root / "t.db"
+        collector = inside.open().collect()
+        ours = inside.device()
         ours.make(50)
-        drained(database, ours)
+        inside.wait_until_drained(ours)
         disk.fill()
         rss_before, made = rss_bytes(), 0
         while not collector.snapshot().store_failures:  # what the write-ahead log has room for is still stored
@@ -440,7 +381,7 @@ def test_the_disk_of_the_database_is_full(fault, closing, tmp_path):
             assert made < 50_000, "the disk is not full"
         ours.make(500)
         time.sleep(3.0)
-        state, stored = collector.snapshot(), link_rig.stored(database, ours.boot)[0]
+        state, stored = collector.snapshot(), link_rig.stored(inside.database, ours.boot)[0]
         grown_mb = (rss_bytes() - rss_before) / 2**20
         assert state.is_running
         assert ours.link.snapshot().is_connected
@@ -449,12 +390,10 @@ def test_the_disk_of_the_database_is_full(fault, closing, tmp_path):
         assert "full" in state.last_error
         held = ours.held
         disk.empty()
-        drained(database, ours)
-        assert link_rig.verdict(database, ours) == (0, 0)
+        inside.wait_until_drained(ours)
+        assert inside.verdict(ours) == (0, 0)
         made = ours.made
-    other_place = tmp_path / "control"
-    other_place.mkdir()
-    lost = lost_where_receipts_go_first(other_place, closing)
+    lost = lost_where_receipts_go_first(rig.beside("control"))
     assert lost > 0, "the control must lose"
     fault(
         part="full",
@@ -476,32 +415,26 @@ POISON = {
 
 
 @pytest.mark.fault("C3")
-def test_poison(fault, closing, tmp_path, database, monkeypatch):
-    broker = broker_on(tmp_path, closing)
-    fenceless = controls.FencelessEar(broker.port, f"{link_rig.UP}/telemetry", monkeypatch)
-    closing.callback(fenceless.close)
-    collector = collector_on(broker.url, database, closing)
-    ours = device_on(broker.url, closing)
+def test_poison(fault, rig, monkeypatch):
+    broker = rig.open().broker
+    fenceless = rig.keep(controls.FencelessEar(broker.port, f"{link_rig.UP}/telemetry", monkeypatch))
+    collector = rig.collect()
+    ours = rig.device()
     ours.make(5)
-    drained(database, ours)
-    poisoner = MqttLink(MqttSettings(url=broker.url, client_id="poisoner"))
-    poisoner.open()
-    closing.callback(poisoner.close)
-    assert poisoner.wait_for_connected(link_rig.WAIT_S)
+    rig.wait_until_drained(ours)
+    poisoner = rig.link(client_id="poisoner")
     worst_s, connected = 0.0, 0
     for count, payload in enumerate(POISON.values(), start=1):
         poisoner.publish(f"{link_rig.UP}/telemetry", payload)
         if len(payload) <= 4 * 2**20:  # more than the collector announced to take never reaches it
             connected += 1
             until(lambda: collector.snapshot().refused >= connected, f"poison {count}")
-        began_s = time.monotonic()
         ours.make(1)
-        drained(database, ours)
-        worst_s = max(worst_s, time.monotonic() - began_s)
+        worst_s = max(worst_s, rig.wait_until_drained(ours))
     state = collector.snapshot()
     assert state.is_running
     assert state.refused == connected
-    assert link_rig.verdict(database, ours) == (0, 0)
+    assert rig.verdict(ours) == (0, 0)
     assert fenceless.ended == ["UnicodeDecodeError"]
     assert len(fenceless.heard) == 5 < ours.made, "the control went on"
     fault(
@@ -515,13 +448,9 @@ def test_poison(fault, closing, tmp_path, database, monkeypatch):
 
 
 @pytest.mark.fault("C4")
-def test_old_and_new_schemas_mixed(fault, closing, tmp_path, database):
-    broker = broker_on(tmp_path, closing)
-    collector = collector_on(broker.url, database, closing)
-    link = MqttLink(MqttSettings(url=broker.url, client_id="mixed"))
-    link.open()
-    closing.callback(link.close)
-    assert link.wait_for_connected(link_rig.WAIT_S)
+def test_old_and_new_schemas_mixed(fault, rig):
+    collector = rig.open().collect()
+    link = rig.link(client_id="mixed")
     payloads = []
     for number in range(60):
         document = json.loads((GOLDEN / f"v{number % 3 + 1}/telemetry.json").read_text())
@@ -530,7 +459,7 @@ def test_old_and_new_schemas_mixed(fault, closing, tmp_path, database):
     until(lambda: collector.snapshot().stored == 60, "all versions")
     state = collector.snapshot()
     assert (state.refused, state.newer) == (0, 20)
-    with contextlib.closing(sqlite3.connect(database)) as db:
+    with contextlib.closing(sqlite3.connect(rig.database)) as db:
         kept = [row[0].encode() for row in db.execute("SELECT payload FROM samples ORDER BY seq")]
     assert kept == payloads
 
@@ -553,25 +482,24 @@ def test_old_and_new_schemas_mixed(fault, closing, tmp_path, database):
 
 
 @pytest.mark.fault("C5")
-def test_an_old_copy_of_the_database_is_put_back(fault, closing, tmp_path, database):
-    broker = broker_on(tmp_path, closing)
-    first = collector_on(broker.url, database, closing)
-    ours = device_on(broker.url, closing)
+def test_an_old_copy_of_the_database_is_put_back(fault, rig, tmp_path):
+    first = rig.open().collect()
+    ours = rig.device()
     ours.make(50)
-    drained(database, ours)
+    rig.wait_until_drained(ours)
     first.close()
     backup = tmp_path / "yesterday.db"
-    shutil.copy(database, backup)
-    second = collector_on(broker.url, database, closing)
+    shutil.copy(rig.database, backup)
+    second = rig.collect()
     ours.make(70)
-    drained(database, ours)
+    rig.wait_until_drained(ours)
     second.close()
-    shutil.copy(backup, database)
-    third = collector_on(broker.url, database, closing)
+    shutil.copy(backup, rig.database)
+    third = rig.collect()
     ours.make(10)
     until(lambda: ours.held == 0, "the device to be done")
     until(lambda: third.snapshot().unseen, "the gap")
-    with contextlib.closing(sqlite3.connect(database)) as db:
+    with contextlib.closing(sqlite3.connect(rig.database)) as db:
         have = {row[0] for row in db.execute("SELECT seq FROM samples WHERE boot = ?", (ours.boot,))}
         events = [
             codec.from_bytes(row[0].encode(), telemetry.Event) for row in db.execute("SELECT payload FROM events")
@@ -592,26 +520,20 @@ def test_an_old_copy_of_the_database_is_put_back(fault, closing, tmp_path, datab
 
 
 @pytest.mark.fault("H7")
-def test_no_secret_reaches_a_log_or_a_message(fault, closing, tmp_path, database, caplog):
+def test_no_secret_reaches_a_log_or_a_message(fault, rig, tmp_path, caplog):
     caplog.set_level(0)
     secret = "s3cr3t-of-this-test"
-    passwords = tmp_path / "passwords"
-    passwords.write_text("")
-    broker = broker_on(tmp_path, closing, "allow_anonymous true")
-    proxy = Proxy(broker.port)
-    closing.callback(proxy.close)
-    collector_on(broker.url, database, closing)
-    ear, heard = link_rig.hear(broker.url, "#")
-    closing.callback(ear.close)
-    ours = device_on(proxy.url, closing, username="me", password=secret)
+    rig.open_behind_proxy("allow_anonymous true").collect()
+    heard = rig.hear("#")
+    ours = rig.device(username="me", password=secret)
     ours.make(20)
-    drained(database, ours)
-    proxy.reset()
-    proxy.mode = "refuse"
+    rig.wait_until_drained(ours)
+    rig.proxy.reset()
+    rig.proxy.mode = "refuse"
     ours.make(5)
     time.sleep(0.5)
-    proxy.mode = "ok"
-    drained(database, ours)
+    rig.proxy.mode = "ok"
+    rig.wait_until_drained(ours)
     seen = [repr(ours.link.snapshot()), repr(ours.link._settings), caplog.text, *map(repr, threading.enumerate())]
     with contextlib.suppress(queue.Empty):
         while True:

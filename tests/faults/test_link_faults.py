@@ -18,83 +18,27 @@ import controls
 import link_rig
 import lossy_net
 import pytest
-from link_rig import Broker, Device, Proxy, until
+from link_rig import Broker, Device, until
 
-from edge_sdk.clock import SystemClock
-from edge_sdk.collector.service import Collector
-from edge_sdk.collector.settings import CollectorSettings
 from edge_sdk.device.spool.records import News
 from edge_sdk.link import mqtt
-from edge_sdk.link.mqtt import MqttLink, MqttSettings
 
 pytestmark = pytest.mark.skipif(link_rig.MOSQUITTO is None, reason=link_rig.NO_MOSQUITTO)
 
 
-@pytest.fixture
-def rig(tmp_path):
-    """A broker, a proxy before it, and a collector behind; what is made is closed."""
-
-    class Rig:
-        def __init__(self):
-            self.closing = []
-            self.database = tmp_path / "t.db"
-            self.broker = None
-
-        def open(self, *lines, **options):
-            self.broker = Broker(tmp_path, *lines, **options)
-            self.proxy = Proxy(self.broker.port)
-            return self
-
-        def collect(self, url=None, **settings):
-            link = MqttLink(
-                MqttSettings(url=url or self.broker.url, client_id="collector", reconnect_cap_s=0.3, **settings)
-            )
-            self.collector = Collector(CollectorSettings(database=str(self.database)), link, SystemClock())
-            self.collector.start()
-            self.closing.append(self.collector)
-            assert link.wait_for_connected(link_rig.WAIT_S)
-
-        def device(self, kind=Device, url=None, **settings):
-            made = kind(url or self.proxy.url, **settings)
-            self.closing.append(made)
-            return made
-
-        def verdict(self, device):
-            return link_rig.verdict(self.database, device)
-
-        def close(self):
-            for one in reversed(self.closing):
-                one.close()
-            if self.broker:
-                self.proxy.close()
-                self.broker.kill()
-
-    made = Rig()
-    yield made
-    made.close()
-
-
-def drained(rig, device, wait_s=link_rig.WAIT_S):
-    """Waits until nothing is held; gives the seconds that took."""
-    began_s = time.monotonic()
-    until(lambda: device.held == 0 and rig.verdict(device)[0] == 0, "the spool to drain", wait_s)
-    return time.monotonic() - began_s
-
-
 @pytest.mark.fault("L1")
 def test_a_storm_of_resets(rig, fault):
-    rig.open().collect()
+    rig.open_behind_proxy().collect()
     ours = rig.device()
     resets = 0
     for _ in range(20):
         ours.make(50, pause_s=0.002)
         rig.proxy.reset()
         resets += 1
-    took_s = drained(rig, ours)
+    took_s = rig.wait_until_drained(ours)
     assert rig.verdict(ours) == (0, 0)
     assert took_s <= 10
     ours.close()
-    rig.closing.remove(ours)
     control = forgetful(rig)
     fault(
         what="every connection ended by a RST, again and again",
@@ -123,10 +67,10 @@ def forgetful(rig):
 
 @pytest.mark.fault("L2")
 def test_a_half_open_connection(rig, fault):
-    rig.open().collect()
+    rig.open_behind_proxy().collect()
     ours = rig.device(keepalive_s=2)
     ours.make(20)
-    drained(rig, ours)
+    rig.wait_until_drained(ours)
     rig.proxy.mode = "hole"
     began_s = time.monotonic()
     ours.make(50)
@@ -134,7 +78,7 @@ def test_a_half_open_connection(rig, fault):
     noticed_s = time.monotonic() - began_s
     rig.proxy.reset()
     rig.proxy.mode = "ok"
-    drained(rig, ours)
+    rig.wait_until_drained(ours)
     assert rig.verdict(ours) == (0, 0)
     assert noticed_s <= 2 * 2 + 1.5
     deaf = rig.device(keepalive_s=60, client_id="deaf")
@@ -155,15 +99,14 @@ def test_a_half_open_connection(rig, fault):
 
 @pytest.mark.fault("L5")
 def test_bytes_come_one_at_a_time(rig, fault, monkeypatch):
-    rig.open().collect(rig.proxy.url)
+    rig.open_behind_proxy().collect(rig.proxy.url)
     rig.proxy.mode = "slice"
     ours = rig.device()
     ours.make(100)
-    took_s = drained(rig, ours)
+    took_s = rig.wait_until_drained(ours)
     assert rig.verdict(ours) == (0, 0)
     assert rig.collector.snapshot().refused == 0
     ours.close()
-    rig.closing.remove(ours)
     monkeypatch.setattr(mqtt, "PacketReader", controls.ForgetfulReader)
     forgetful_one = rig.device(client_id="forgetful")
     forgetful_one.make(100)
@@ -183,14 +126,14 @@ def test_bytes_come_one_at_a_time(rig, fault, monkeypatch):
 
 @pytest.mark.fault("L5")
 def test_corrupted_bytes_without_tls(rig, fault):
-    rig.open().collect()
+    rig.open_behind_proxy().collect()
     rig.proxy.mode = "corrupt"
     ours = rig.device()
     ours.make(400, pause_s=0.002)
     time.sleep(1.0)
     rig.proxy.mode = "ok"
     rig.proxy.reset()
-    drained(rig, ours)
+    rig.wait_until_drained(ours)
     state = rig.collector.snapshot()
     assert state.is_running
     assert rig.proxy.corrupted > 0
@@ -229,7 +172,7 @@ def certificates(tmp_path):
 @pytest.mark.fault("L5")
 def test_corrupted_bytes_with_tls(rig, fault, certificates):
     crt, key = certificates
-    rig.open(f"certfile {crt}", f"keyfile {key}", "user root")
+    rig.open_behind_proxy(f"certfile {crt}", f"keyfile {key}", "user root")
     secure = f"mqtts://127.0.0.1:{rig.broker.port}"
     rig.collect(secure, ca_file=crt)
     ours = rig.device(url=f"mqtts://127.0.0.1:{rig.proxy.port}", ca_file=crt)
@@ -238,9 +181,9 @@ def test_corrupted_bytes_with_tls(rig, fault, certificates):
     ours.make(400, pause_s=0.002)
     time.sleep(1.0)
     rig.proxy.mode = "ok"
-    drained(rig, ours)
+    rig.wait_until_drained(ours)
     ours.make(3000)  # and much at once, through the batched reader and the records of TLS
-    drained(rig, ours)
+    rig.wait_until_drained(ours)
     assert rig.verdict(ours) == (0, 0)
     assert rig.collector.snapshot().refused == 0
     assert rig.proxy.corrupted > 0
@@ -309,10 +252,10 @@ class DeviceProcess:
 @pytest.mark.fault("L6")
 @pytest.mark.timeout(300)
 def test_a_day_offline_and_back(rig, fault, tmp_path):
-    rig.open("max_inflight_messages 200", "max_queued_messages 1000000").collect()
+    rig.open_behind_proxy("max_inflight_messages 200", "max_queued_messages 1000000").collect()
     rig.proxy.mode = "refuse"
     ours = DeviceProcess(rig, tmp_path / "spool" / "queue.db", 86_400)
-    rig.closing.append(ours)
+    rig.keep(ours)
     took_s, ages = ours.drain(110)
     assert rig.verdict(ours) == (0, 0)
     rate = 86_400 / took_s
@@ -320,10 +263,9 @@ def test_a_day_offline_and_back(rig, fault, tmp_path):
     assert max(ages) <= 10
     assert ours.grown_mb <= GROWTH_MB
     ours.close()
-    rig.closing.remove(ours)
     rig.proxy.mode = "refuse"
     orderly = DeviceProcess(rig, tmp_path / "control" / "queue.db", 30_000, "oldest-first")
-    rig.closing.append(orderly)
+    rig.keep(orderly)
     _, late = orderly.drain(110)
     assert max(late) > 2 * max(ages), "the control must be late"
     fault(
@@ -343,7 +285,7 @@ def _has(rig, device, seq):
 
 @pytest.mark.fault("L7")
 def test_nobody_listens(rig, fault, tmp_path):
-    rig.open().collect()
+    rig.open_behind_proxy().collect()
     rig.proxy.mode = "refuse"
     with idle_daemon(rig.proxy.url, tmp_path) as daemon:
         attempts = []
@@ -363,7 +305,7 @@ def test_nobody_listens(rig, fault, tmp_path):
     assert max(waits) <= 2.0 + 1.0
     assert len({round(wait, 2) for wait in waits}) > len(waits) // 2, "waits that are all alike"
     rig.proxy.mode = "ok"
-    drained(rig, ours)
+    rig.wait_until_drained(ours)
     assert rig.verdict(ours) == (0, 0)
     eager = eager_attempts(rig)
     assert eager > 10 * tried
@@ -471,12 +413,10 @@ def narrow(folder, told_in):
 @pytest.mark.fault("L3")
 @pytest.mark.usefixtures("needs_root")
 @pytest.mark.skipif(not lossy_net.TUN.exists() or shutil.which("ip") is None, reason="SKIPPED LOUDLY: no tunnels here")
-def test_thirty_percent_of_packets_lost(rig, fault, tmp_path):
+def test_thirty_percent_of_packets_lost(rig, fault):
     with lossy_net.LossyNet() as net:
         with net.entered(1):
-            rig.broker = Broker(tmp_path, f"listener 1883 {lossy_net.BROKER_IP}")
-            rig.proxy = Proxy(rig.broker.port)
-            rig.collect()
+            rig.open(f"listener 1883 {lossy_net.BROKER_IP}").collect()
             ear = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             ear.bind((lossy_net.BROKER_IP, 9999))
         with net.entered(0), ear, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mouth:
@@ -484,7 +424,7 @@ def test_thirty_percent_of_packets_lost(rig, fault, tmp_path):
             assert ours.link.wait_for_connected(link_rig.WAIT_S)
             net.share = 0.3
             ours.make(300, pause_s=0.02)
-            took_s = drained(rig, ours, 100)
+            took_s = rig.wait_until_drained(ours, 100)
             passed, lost = net.passed, net.lost
             for number in range(300):
                 mouth.sendto(b"%d" % number, (lossy_net.BROKER_IP, 9999))
@@ -500,7 +440,6 @@ def test_thirty_percent_of_packets_lost(rig, fault, tmp_path):
         assert lost > 50
         assert 300 - heard > 30, "the rig loses nothing"
         ours.close()
-        rig.closing.remove(ours)
     fault(
         what="30 % of all IP packets lost, both ways",
         injected=f"{lost} of {lost + passed} packets forgotten between two network namespaces; {ours.made} records in 6 s",
