@@ -202,9 +202,13 @@ class Deployment:
         del self._news[: len(found)]  # each atomic: what other threads put in between stays for the next time
         return [*self._finisher.take_news(), *found]
 
-    def take_failures(self) -> list[News]:
-        """Gives which versions were found to crash or hang the daemon, each once on this device."""
-        return self._proving.take_news(lambda name: next((model.version for model in self.models.versions(name)), ""))
+    def take_failures(self, name: str = "") -> list[News]:
+        """Gives which versions, of one model or all, were found to be bad, each once on this device."""
+
+        def serving(name: str) -> str:
+            return next((model.version for model in self.models.versions(name)), "")
+
+        return self._proving.take_news(serving, name)
 
     def prove(self) -> None:
         """Confirms what is served when it has been up for long enough; call it as long as there is progress."""
@@ -229,7 +233,7 @@ class Deployment:
     def replace(self, name: str) -> None:
         """Serves what may be served of a model now, and has it told; raises as `load` does."""
         self._load(name)
-        self._news += self.take_failures()
+        self._news += self.take_failures(name)
 
     def stop(self) -> None:
         """Ends a build that runs, and begins no other; from here on the end is orderly."""

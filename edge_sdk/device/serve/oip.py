@@ -54,8 +54,8 @@ _ENCODER = msgspec.json.Encoder()
 
 _REMEMBERED_BYTES = 4096
 """JSON before raw tensors is remembered up to this length."""
-_REMEMBERED = 256
-"""So many of each: together at most some megabytes, whatever clients send."""
+_REMEMBERED = 64
+"""So many of each: more than a device has callers, and less than a megabyte whatever they send."""
 
 
 class _Part(NamedTuple):

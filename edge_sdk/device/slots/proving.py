@@ -94,19 +94,24 @@ class Proving:
         """Notes an orderly end."""
         self._change(trials.ended)
 
-    def take_news(self, serving: Callable[[str], str]) -> list[News]:
+    def take_news(self, serving: Callable[[str], str], model: str = "") -> list[News]:
         """Gives an event for each version that was found bad and not yet told, and for a start that loads nothing.
 
         Args:
             serving: gives the version that is served of a model now; empty for none.
+            model: of which it is asked; all by default.
         """
-        found = [
-            _news(trial, serving(trial.model)) for trial in self._trials.versions if trial.bad and not trial.is_told
-        ]
+        untold: list[Trial] = []
+
+        def step(now: Trials) -> Trials:
+            untold.extend(trials.untold(now, model))
+            return trials.told(now, model)
+
+        self._change(step)
+        found = [_news(trial, serving(trial.model)) for trial in untold]
         if trials.is_storm(self._trials, starts=self._starts):
             lost = self._trials.lost_starts
             found.append(News("safe_mode", f"{lost} starts in a row were lost: no model is loaded", {"starts": lost}))
-        self._change(trials.told)
         return found
 
     def _change(self, step: Callable[[Trials], Trials]) -> None:

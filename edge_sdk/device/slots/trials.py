@@ -145,9 +145,17 @@ def ended(trials: Trials) -> Trials:
     return msgspec.structs.replace(trials, loading="", at_stake=(), lost_starts=0)
 
 
-def told(trials: Trials) -> Trials:
-    """Gives the record when every bad version has been told."""
-    versions = tuple(msgspec.structs.replace(trial, is_told=bool(trial.bad)) for trial in trials.versions)
+def untold(trials: Trials, model: str = "") -> list[Trial]:
+    """Gives the bad versions, of one model or all, that have not been told."""
+    return [trial for trial in trials.versions if trial.bad and not trial.is_told and model in ("", trial.model)]
+
+
+def told(trials: Trials, model: str = "") -> Trials:
+    """Gives the record when those have been told."""
+    now = {trial.digest for trial in untold(trials, model)}
+    versions = tuple(
+        msgspec.structs.replace(trial, is_told=True) if trial.digest in now else trial for trial in trials.versions
+    )
     return msgspec.structs.replace(trials, versions=versions)
 
 
