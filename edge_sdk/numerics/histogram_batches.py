@@ -4,6 +4,7 @@ The same layout and the same answers as `edge_sdk.numerics.histogram`, without a
 """
 
 import binascii
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -76,6 +77,21 @@ def buckets_from_texts(texts: Sequence[str]) -> Buckets:
         _bounded(values[first + 1]),
         _unzigzag(values[first]),
     )
+
+
+@functools.lru_cache(maxsize=1024)
+def _scale_of(head: str) -> int:
+    number = binascii.a2b_base64(f"{head}==")[0]
+    return number // 2 if number % 2 == 0 else -(number + 1) // 2
+
+
+def scale_of(text: str) -> int:
+    """Gives the scale of a histogram in its wire form, which has been checked before; it is the first byte.
+
+    >>> scale_of("DACAAgQBAAIC")
+    6
+    """
+    return _scale_of(text[:2])
 
 
 class Sums(NamedTuple):

@@ -7,12 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk.collector.store.chunks import starts_from_times
-from edge_sdk.collector.store.samples import Folded
+from edge_sdk.collector.store.samples import Folded, Window
 from edge_sdk.numerics import histogram_batches as batches
 
 _SCALES = range(3, 13)
 """Of histograms that are added up; one that is coarser would make all others as coarse."""
+_USUAL = 6
 _TOTAL_MAX = 2**62
+_AT_ONCE = 2000
 
 
 class WindowKey(NamedTuple):
@@ -46,30 +48,16 @@ def window_sums(folded: Folded, resolution_s: int) -> WindowSums:
     """Gives what the models of Samples did, added up by device, start and model."""
     starts = starts_from_times(folded.t, resolution_s)
     windows = [window for _, window in folded.windows]
-    carriers = [place for place, window in enumerate(windows) if window.latency_hist]
-    buckets = batches.buckets_from_texts([windows[place].latency_hist for place in carriers]) if carriers else None
-    scale = np.full(len(windows), 6, np.int64)
-    zeros = np.zeros(len(windows), np.int64)
-    if buckets is not None:
-        is_usable = np.isin(buckets.scale, _SCALES)
-        scale[carriers] = np.where(is_usable, buckets.scale, 6)
-        zeros[carriers] = np.where(is_usable, buckets.zeros, 0)
-        kept = is_usable[buckets.owner]
-        buckets = buckets._replace(
-            owner=buckets.owner[kept], position=buckets.position[kept], times=buckets.times[kept]
-        )
-    scales: list[int] = scale.tolist()
+    scales = [batches.scale_of(window.latency_hist) if window.latency_hist else None for window in windows]
     owners = [
-        (folded.devices[sample], starts[sample], window.model, window.digest, scales[place])
-        for place, (sample, window) in enumerate(folded.windows)
+        (folded.devices[sample], starts[sample], window.model, window.digest, scale if scale in _SCALES else _USUAL)
+        for (sample, window), scale in zip(folded.windows, scales, strict=True)
     ]
     keys = sorted(set(owners))
     numbers = {key: place for place, key in enumerate(keys)}
     group = np.array([numbers[key] for key in owners], np.int64)
-    empty = np.empty(0, np.int64)
-    sums = batches.Sums(empty, empty, empty)
-    if buckets is not None:
-        sums = batches.add_up(group[np.array(carriers)][buckets.owner], buckets.position, buckets.times)
+    carriers = np.array([place for place, scale in enumerate(scales) if scale in _SCALES], np.int64)
+    zeros, sums = _histogram_sums(windows, group, carriers, len(keys))
 
     def total(values: Sequence[float]) -> NDArray[np.float64]:
         return np.bincount(group, weights=np.array(values, np.float64), minlength=len(keys)).astype(np.float64)
@@ -78,10 +66,32 @@ def window_sums(folded: Folded, resolution_s: int) -> WindowSums:
         [WindowKey(*key) for key in keys],
         total([min(window.count, batches.COUNT_MAX) for window in windows]).astype(np.int64),
         total([min(sum(window.errors.values()), batches.COUNT_MAX) for window in windows]).astype(np.int64),
-        total(zeros.tolist()).astype(np.int64),
+        zeros,
         total([window.energy_j or 0.0 for window in windows]),
         sums,
     )
+
+
+def _histogram_sums(
+    windows: Sequence[Window], group: NDArray[np.int64], carriers: NDArray[np.int64], groups: int
+) -> tuple[NDArray[np.int64], batches.Sums]:
+    """Gives the zeros and the buckets of each group, a few thousand histograms at a time: each is a hundred numbers."""
+    zeros = np.zeros(groups, np.int64)
+    empty = np.empty(0, np.int64)
+    parts = [batches.Sums(empty, empty, empty)]
+    order = carriers[np.argsort(group[carriers], kind="stable")]
+    owner = group[order]
+    first = 0
+    while first < len(order):
+        # Up to the end of a group, so that each is in one part.
+        last = int(np.searchsorted(owner, owner[min(first + _AT_ONCE, len(order)) - 1], side="right"))
+        buckets = batches.buckets_from_texts([windows[place].latency_hist for place in order[first:last].tolist()])
+        own = owner[first:last] - owner[first]
+        np.add.at(zeros, owner[first:last], buckets.zeros)
+        sums = batches.add_up(own[buckets.owner], buckets.position, buckets.times)
+        parts.append(sums._replace(group=sums.group + owner[first]))
+        first = last
+    return zeros, batches.Sums(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
 def coarser(fine: WindowSums, resolution_s: int) -> WindowSums:
