@@ -85,7 +85,7 @@ class MqttLink(MendingLink):
 
 
 class _PahoConnection:
-    """One connection by a paho client of its own; every method runs on the link's thread."""
+    """One connection by a paho client of its own; every method but `send_at_once` runs on the link's thread."""
 
     def __init__(
         self,
@@ -212,7 +212,7 @@ class _PahoConnection:
         return info.mid if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS else None
 
     def send_at_once(self, message: Outgoing) -> int | None:
-        """Gives the packet id of the PUBLISH as above, from any thread; None: not sent, by its own thread it goes."""
+        """Gives the packet id as `send` does, from any thread; None: not sent, it is left to the link's own."""
         if not isinstance(self._client, BatchedClient):
             return None
         packet_id = self._free_id() if message.qos else 0
