@@ -187,7 +187,8 @@ def _short(value: Any, unit: str) -> Any:
         return {name: _short(part, unit) for name, part in value.items()}
     if not isinstance(value, float):
         return value
-    return round(value, _DECIMALS[unit]) if _DECIMALS[unit] else round(value)
+    decimals = _DECIMALS.get(unit, 6)
+    return round(value, decimals) if decimals else round(value)
 
 
 def _digits(value: float, count: int) -> float:
