@@ -151,7 +151,6 @@ def _built(job: Job, data: Opened) -> BuildResult:
     remarks = checking.preparation_notes(job, data, graph)
     reason = _reason_against_int8(job, graph)
     ranged = None if reason else ranging.ranged(job, data, scan, graph)
-    gatekeeper = gating.Gate(job, data, scan, graph)
     if ranged is not None:
         fixed = correcting.corrected(job, data, graph, ranged.choice, ranged.collected)
         int8 = quantizing.int8_from_choice(
@@ -163,8 +162,10 @@ def _built(job: Job, data: Opened) -> BuildResult:
             shifts=fixed.shifts,
             corrections=fixed.tried,
         )
+        gatekeeper = gating.Gate(job, data, scan, graph)  # not before: its session holds the weights once more
         judged = cpu_form.with_cpu_form(gatekeeper, rescue.judged(gatekeeper, int8, noise=fixed.noise))
     else:
+        gatekeeper = gating.Gate(job, data, scan, graph)
         judged = rescue.judged(gatekeeper, None, reason=reason)
     remarks += checking.fit_notes(gatekeeper, scan, judged.judgement)
     del gatekeeper  # its session holds the weights once more
