@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 
 from edge_sdk import errors
-from edge_sdk.collector.store import rolling, samples, schema
+from edge_sdk.collector.store import rolling, schema
 from edge_sdk.collector.store.rows import BootKey, Place, Retention, Table
 from edge_sdk.collector.store.writing import NewRow, Source, SqlWriting
 
@@ -100,18 +100,17 @@ class PostgresStore(SqlWriting):
         with self.transaction():
             if not self.rows("SELECT pg_try_advisory_xact_lock(?)", (_ROLLING,))[0][0]:
                 return 0
-            # What was written by transactions older than every open one is all there: nothing can slip in before it.
-            found = self.rows(
-                "SELECT r.batch::text, r.id, s.device, r.payload FROM sample_rows AS r "  # noqa: S608  # constants
-                f"JOIN sources AS s ON s.id = r.source WHERE (r.batch, r.id) > {_ROLLED} "
-                "AND r.batch < pg_snapshot_xmin(pg_current_snapshot()) ORDER BY r.batch, r.id LIMIT ?",
-                (limit,),
-            )
-            if found:
-                rolling.fold(self, samples.read([(device, payload) for _, _, device, payload in found]))
-                reached = [(int(found[-1][0]), "rolled"), (found[-1][1], "rolled_id")]
-                self.write("UPDATE progress SET value = ? WHERE name = ?", reached)
-        return len(found)
+            return self._roll(limit)
+
+    def _unrolled(self, place: Place, limit: int) -> list[tuple[Place, str, str]]:
+        # What was written by transactions older than every open one is all there: nothing can slip in before it.
+        found = self.rows(
+            "SELECT r.batch::text, r.id, s.device, r.payload FROM sample_rows AS r "
+            "JOIN sources AS s ON s.id = r.source WHERE (r.batch, r.id) > (?::text::xid8, ?) AND r.batch < pg_snapshot_xmin(pg_current_snapshot()) "
+            "ORDER BY r.batch, r.id LIMIT ?",
+            (str(place[0]), place[1], limit),
+        )
+        return [((int(batch), number), device, payload) for batch, number, device, payload in found]
 
     def prune(self, retention: Retention, now_s: float, *, limit: int) -> int:
         """Drops days that are past their time, and up to `limit` rows of each other resolution; gives how many.

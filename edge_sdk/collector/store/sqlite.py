@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from edge_sdk import errors
-from edge_sdk.collector.store import rolling, samples, schema
+from edge_sdk.collector.store import rolling, schema
 from edge_sdk.collector.store.rows import BootKey, Place, Retention
 from edge_sdk.collector.store.writing import NewRow, Source, SqlWriting
 
 _APPLICATION_ID = 0x45444745  # "EDGE"; tells our files from other programs'
 _BUSY_S = 1.0  # short, so that the collector ends in time while another program holds the database
-_READ_ROWS = 5_000  # of Samples to roll up: a megabyte each thousand
 _KEYS_AT_ONCE = 400  # pairs in one question; SQLite before 3.32 takes 999 values
 # Rows in one statement: Python's lock is given back once for all of them, and the link's thread waits for it as often.
 _ROWS_AT_ONCE = 100
@@ -99,22 +98,15 @@ class SqliteStore(SqlWriting):
             StoreError: the database did not take it; nothing was changed.
         """
         with self.transaction():
-            after = self.number("SELECT value FROM progress WHERE name = 'rolled'")
-            count, pieces = 0, []
-            while count < limit:
-                found = self.rows(
-                    "SELECT r.id, s.device, r.payload FROM sample_rows AS r JOIN sources AS s ON s.id = +r.source "
-                    "WHERE r.id > ? ORDER BY r.id LIMIT ?",
-                    (after, min(limit - count, _READ_ROWS)),
-                )
-                if not found:
-                    break
-                pieces.append(samples.read([(device, payload) for _, device, payload in found]))
-                after, count = found[-1][0], count + len(found)
-            if pieces:
-                rolling.fold(self, samples.joined(pieces))
-                self.write("UPDATE progress SET value = ? WHERE name = 'rolled'", [(after,)])
-        return count
+            return self._roll(limit)
+
+    def _unrolled(self, place: Place, limit: int) -> list[tuple[Place, str, str]]:
+        found = self.rows(
+            "SELECT r.id, s.device, r.payload FROM sample_rows AS r JOIN sources AS s ON s.id = +r.source "
+            "WHERE r.id > ? ORDER BY r.id LIMIT ?",
+            (place[0], limit),
+        )
+        return [((number, 0), device, payload) for number, device, payload in found]
 
     def prune(self, retention: Retention, now_s: float, *, limit: int) -> int:
         """Deletes up to `limit` rows of each resolution that are past their time; gives how many.

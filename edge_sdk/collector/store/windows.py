@@ -48,15 +48,15 @@ def window_sums(folded: Folded, resolution_s: int) -> WindowSums:
     """Gives what the models of Samples did, added up by device, start and model."""
     starts = starts_from_times(folded.t, resolution_s)
     windows = [window for _, window in folded.windows]
-    scales = [batches.scale_of(window.latency_hist) if window.latency_hist else None for window in windows]
+    found = [batches.scale_of(window.latency_hist) if window.latency_hist else 0 for window in windows]
     owners = [
         (folded.devices[sample], starts[sample], window.model, window.digest, scale if scale in _SCALES else _USUAL)
-        for (sample, window), scale in zip(folded.windows, scales, strict=True)
+        for (sample, window), scale in zip(folded.windows, found, strict=True)
     ]
     keys = sorted(set(owners))
     numbers = {key: place for place, key in enumerate(keys)}
     group = np.array([numbers[key] for key in owners], np.int64)
-    carriers = np.array([place for place, scale in enumerate(scales) if scale in _SCALES], np.int64)
+    carriers = np.array([place for place, scale in enumerate(found) if scale in _SCALES], np.int64)
     zeros, sums = _histogram_sums(windows, group, carriers, len(keys))
 
     def total(values: Sequence[float]) -> NDArray[np.float64]:

@@ -8,9 +8,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from edge_sdk.collector.store import rolling, samples
 from edge_sdk.collector.store.rows import BootKey, EventRow, Mark, Place, RefusedRow, SampleRow, StateRow
 
 _SEQS_AT_ONCE = 1000
+_ROLLED = "rolled"
+_READ_ROWS = 5_000  # of Samples to roll up: a megabyte each thousand
 _SEQ = operator.attrgetter("seq")
 
 
@@ -68,6 +71,10 @@ class SqlWriting(abc.ABC):
     @abc.abstractmethod
     def _stored_among(self, keys: Sequence[tuple[int, int]]) -> set[tuple[int, int]]:
         """Gives which of these (source, seq) are stored."""
+
+    @abc.abstractmethod
+    def _unrolled(self, place: Place, limit: int) -> list[tuple[Place, str, str]]:
+        """Gives place, device and payload of the first `limit` Samples after the last that is rolled up."""
 
     @abc.abstractmethod
     def _insert(self, rows: Sequence[NewRow]) -> None:
@@ -203,6 +210,21 @@ class SqlWriting(abc.ABC):
         """Gives how many Samples of all devices are lost."""
         # Summed here: a database's own sum may fail beyond 63 bits, which a device that lies can reach.
         return sum(row[0] for row in self.rows("SELECT lost FROM sources WHERE lost > 0"))
+
+    def _roll(self, limit: int) -> int:
+        """Folds up to `limit` stored Samples into minutes and hours; gives how many."""
+        place, count = self.place(_ROLLED), 0
+        pieces: list[samples.Folded] = []
+        while count < limit:
+            found = self._unrolled(place, min(limit - count, _READ_ROWS))
+            if not found:
+                break
+            pieces.append(samples.read([(device, payload) for _, device, payload in found]))
+            place, count = found[-1][0], count + len(found)
+        if pieces:
+            rolling.fold(self, samples.joined(pieces))
+            self.keep_place(_ROLLED, place)
+        return count
 
     def place(self, name: str) -> Place:
         """Gives how far `name` has read; before everything if it never did."""
