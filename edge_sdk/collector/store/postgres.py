@@ -106,8 +106,8 @@ class PostgresStore(SqlWriting):
         # What was written by transactions older than every open one is all there: nothing can slip in before it.
         found = self.rows(
             "SELECT r.batch::text, r.id, s.device, r.payload FROM sample_rows AS r "
-            "JOIN sources AS s ON s.id = r.source WHERE (r.batch, r.id) > (?::text::xid8, ?) AND r.batch < pg_snapshot_xmin(pg_current_snapshot()) "
-            "ORDER BY r.batch, r.id LIMIT ?",
+            "JOIN sources AS s ON s.id = r.source WHERE (r.batch, r.id) > (?::text::xid8, ?) "
+            "AND r.batch < pg_snapshot_xmin(pg_current_snapshot()) ORDER BY r.batch, r.id LIMIT ?",
             (str(place[0]), place[1], limit),
         )
         return [((int(batch), number), device, payload) for batch, number, device, payload in found]
