@@ -26,29 +26,35 @@ def cleaned(model: Model, probe: Mapping[str, NDArray[Any]], *, is_folded: bool 
     Args:
         model: as read.
         probe: one batch of real, prepared inputs, on which both are compared.
-        is_folded: conversion did it already. It can't where it finds no inputs to compare on; here they are.
+        is_folded: conversion did it already. It can't where it finds no inputs to compare on; here they are. Nothing is
+            run then.
 
     Raises:
         EngineError: the model can't be run on `probe`.
         ModelError: its outputs on `probe` are not finite.
     """
-    before = ort.runner_from_model(model.content(), is_brief=True)(probe)
-    for name, values in before.items():
+    if not is_folded:
+        before = ort.runner_from_model(model.content(), is_brief=True)(probe)
+        check_finite(before)
+        folded = _folded(model)
+        if folded is not None:
+            after = ort.runner_from_model(folded.content(), is_brief=True)(probe)
+            if closeness.difference(before, after).is_within_tolerance:
+                return folded
+            _LOG.warning("folding constants would change the model; it is left as it is")
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    return model._replace(proto=_tidied(proto))
+
+
+def check_finite(outputs: Mapping[str, NDArray[Any]]) -> None:
+    """Raises ModelError for an answer of the float model to the probe that is not finite."""
+    for name, values in outputs.items():
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise errors.ModelError(
                 f"output {name!r} of the float model is NaN or infinite on the first evaluation samples; "
                 "check the preprocessing (--preprocess) and the model"
             )
-    folded = None if is_folded else _folded(model)
-    if folded is not None:
-        if closeness.difference(
-            before, ort.runner_from_model(folded.content(), is_brief=True)(probe)
-        ).is_within_tolerance:
-            return folded
-        _LOG.warning("folding constants would change the model; it is left as it is")
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
-    return model._replace(proto=_tidied(proto))
 
 
 def _folded(model: Model) -> Model | None:

@@ -8,8 +8,8 @@ import onnx
 from numpy.typing import NDArray
 
 from edge_sdk.engines import ort
+from edge_sdk.host.graph import clean, placement, qdq
 from edge_sdk.host.graph import model as models
-from edge_sdk.host.graph import placement, qdq
 
 
 class Costs(NamedTuple):
@@ -23,12 +23,19 @@ def costs_by_node(model: models.Model, probe: Mapping[str, NDArray[Any]]) -> Cos
     """Gives what each Conv, ConvTranspose, Gemm and MatMul costs for the samples in `probe`.
 
     The shapes come from running the model once: inference by rule stops at the first free axis.
+
+    Raises:
+        EngineError: the model can't be run on `probe`.
+        ModelError: its outputs on `probe` are not finite.
     """
     nodes = [node for node in model.proto.graph.node if node.op_type in models.WEIGHTED]
     wiring = placement.Wiring(model.proto.graph)
     names = {name for node in nodes for name in (node.input[0], node.input[1], node.output[0])}
     wanted = sorted(name for name in names if not wiring.is_constant(name) and name not in probe)
-    ran = ort.runner_from_model(qdq.with_outputs(model, wanted), wanted, is_brief=True)(probe)
+    outputs = [spec.name for spec in model.outputs]
+    asked = [*dict.fromkeys((*wanted, *outputs))]
+    ran = ort.runner_from_model(qdq.with_outputs(model, wanted), asked, is_brief=True)(probe)
+    clean.check_finite({name: ran[name] for name in outputs})
     shapes = {name: array.shape for name, array in (*probe.items(), *ran.items())} | wiring.shapes
     elements = {
         node.name: sum(math.prod(shapes[name]) for name in (node.input[0], node.input[1], node.output[0]))

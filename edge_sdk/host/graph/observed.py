@@ -137,7 +137,7 @@ def _native(cut: Cut, tensors: Sequence[str]) -> _Native:
         node.output[0]: node.input[0]
         for node in graph.node
         if node.op_type == "ReorderOutput"
-        and placement.attributes(node)["channels"] % _BLOCK == 0
+        and int(str(placement.attributes(node)["channels"])) % _BLOCK == 0
         and node.output[0] not in taken.union(cut.seams)
     }
     if not blocked:
