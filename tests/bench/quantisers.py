@@ -54,6 +54,8 @@ NNCF = Tool("NNCF", "nncf", "PERFORMANCE")
 QUARK = Tool("Quark A8W8", "quark", "A8W8")
 QUARK_LEGAL = Tool("Quark A8W8, float biases", "quark", "A8W8+float-bias")
 AIMET = Tool("AIMET", "aimet", "min_max")
+BARE = Tool("bare float pass", "bare", "run")
+"""No quantiser: what none of them can do without."""
 PEERS = (
     MODELOPT_ENTROPY,
     MODELOPT_MAX,
