@@ -12,6 +12,7 @@ array here, an opening brace in JSON. Four things are said shorter than in JSON,
 
 import functools
 import math
+import re
 import struct
 from collections.abc import Iterable
 from typing import Annotated, Any, NamedTuple
@@ -113,6 +114,8 @@ PLACES: tuple[str, ...] = _Sample.__struct_fields__
 MODEL_PLACES: tuple[str, ...] = _Window.__struct_fields__
 _READ_NUMBERS = ("interval_s", *(name for name in READINGS if _TYPES[name] == float | None))
 _WINDOW_NUMBERS = ("throughput_hz", "latency_p50_ms", "latency_p99_ms", "energy_j", "energy_per_inference_j")
+# How a float of 64 or 32 bits begins that is not finite; where these bytes are nowhere, no number has to be looked at.
+_NOT_FINITE = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]|\xca[\x7f\xff][\x80-\xff]")
 _JSON_ENCODER = msgspec.json.Encoder()
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(_Sample)
@@ -159,13 +162,13 @@ def from_bytes(payload: bytes) -> Decoded:
     """
     found = _DECODER.decode(payload)
     values = msgspec.structs.asdict(found)
-    _check_finite(values.values())
+    if _NOT_FINITE.search(payload):
+        _check_finite(values, found.models)
     for name in _READ_NUMBERS:
         if (value := values[name]) is not None:
             values[name] = _leading_digits(value)
     for name in metrics.MAPS:
         if parts := values[name]:
-            _check_finite(parts.values())
             values[name] = {part: _leading_digits(value) for part, value in parts.items()}
     values["boot"] = _hex_from_bytes(found.boot)
     values["missing"] = _missing(found.missing)
@@ -219,7 +222,6 @@ def _window(window: telemetry.Window) -> list[object]:
 def _full_window(window: _Window) -> telemetry.Window:
     stages = dict(zip(STAGES, window.stage_ms, strict=False)) | window.other_stage_ms
     numbers: dict[str, Any] = {name: getattr(window, name) for name in _WINDOW_NUMBERS}
-    _check_finite([*stages.values(), *numbers.values()])
     short: dict[str, Any] = {name: value and _leading_digits(value) for name, value in numbers.items()}
     return telemetry.Window(
         model=window.model,
@@ -291,7 +293,11 @@ def _hex_from_bytes(marked: bytes) -> str:
     return marked[1:].hex() if marked[:1] == _DIGITS else marked[1:].decode()
 
 
-def _check_finite(numbers: Iterable[object]) -> None:
+def _check_finite(values: dict[str, Any], windows: Iterable[_Window]) -> None:
     """Refuses what JSON could not say: MessagePack has NaN and infinity."""
+    numbers = [*values.values(), *(number for name in metrics.MAPS for number in (values[name] or {}).values())]
+    for window in windows:
+        numbers += [*window.stage_ms, *window.other_stage_ms.values()]
+        numbers += [getattr(window, name) for name in _WINDOW_NUMBERS]
     if not math.isfinite(sum([number for number in numbers if number.__class__ is float])):
         raise errors.PayloadError("not a Sample: a number that is not finite")

@@ -114,6 +114,18 @@ def changed(place, value):
 AT = {name: place for place, name in enumerate(compact.PLACES)}
 
 
+def changed_window(name, value):
+    (window,) = msgspec.msgpack.decode(compact_of("v2"))[AT["models"]][:1]
+    return changed(
+        AT["models"], [[value if place == name else old for place, old in zip(compact.MODEL_PLACES, window)]]
+    )
+
+
+def test_a_window_that_is_changed_for_another_of_its_kind_is_read():
+    assert codec.from_bytes(changed_window("latency_p99_ms", 1.0), telemetry.Sample).models[0].latency_p99_ms == 1.0
+    assert codec.from_bytes(changed(AT["power_w"], 0.0), telemetry.Sample).power_w == 0.0
+
+
 @pytest.mark.parametrize(
     "payload",
     [
@@ -125,6 +137,12 @@ AT = {name: place for place, name in enumerate(compact.PLACES)}
         pytest.param(changed(AT["t"], float("nan")), id="a time that is no number"),
         pytest.param(changed(AT["power_w"], float("inf")), id="infinite power"),
         pytest.param(changed(AT["rails_w"], {"VDD_IN": float("nan")}), id="a rail that is no number"),
+        pytest.param(changed(AT["power_w"], -float("inf")), id="power below everything"),
+        pytest.param(changed(AT["power_w"], 0.0).replace(b"\xcb" + bytes(8), b"\xca\x7f\x80\0\0"), id="infinite in 32 bits"),
+        pytest.param(changed(AT["power_w"], 0.0).replace(b"\xcb" + bytes(8), b"\xca\xff\xc0\0\1"), id="no number in 32 bits"),
+        pytest.param(changed_window("stage_ms", [float("nan")]), id="a stage that is no number"),
+        pytest.param(changed_window("other_stage_ms", {"x": float("inf")}), id="another stage without end"),
+        pytest.param(changed_window("latency_p99_ms", float("inf")), id="a latency without end"),
         pytest.param(changed(AT["power_boundary"], "mod\0ule"), id="a NUL in a string"),
         pytest.param(changed(AT["device"], "Cam-7"), id="a device with capitals"),
         pytest.param(changed(AT["boot"], b"\0\1\2"), id="a short boot"),
