@@ -1,5 +1,6 @@
 """``auto``: the best method for all tensors, then other methods where they measure better; never worse, within a bound."""
 
+import itertools
 import math
 
 import pytest
@@ -68,3 +69,27 @@ def test_so_many_trials_in_a_row_without_a_gain_are_the_last(monkeypatch, patien
 
 def test_the_same_measurements_give_the_same_choice():
     assert choose.chosen(HELD, "auto", wishing(x="max")[0]) == choose.chosen(HELD, "auto", wishing(x="max")[0])
+
+
+def test_a_method_far_behind_on_the_first_samples_is_not_measured_on_the_others():
+    first = dict(zip(BY_METHOD, (20.0, 30.0, 28.0, 29.0, 26.9), strict=True))
+    whole = dict(zip(["percentile", "percentile-99.99", "mse"], (25.0, 27.0, 26.0), strict=True))
+    quick, full = iter(first.values()), iter(whole.values())
+    choice = choose.chosen(HELD, "auto", lambda _: next(full), quick_of=lambda _: next(quick), trials=0)
+    assert (choice.base, choice.best_db) == ("percentile-99.99", 27.0)
+    assert choice.sqnr_db == first | whole
+
+
+def test_a_trial_that_fails_on_the_first_samples_is_not_measured_on_the_others():
+    on_all, on_first = [], []
+    choose.chosen(HELD, "auto", lambda r: on_all.append(r) or 30.0, quick_of=lambda r: on_first.append(r) or 30.0)
+    assert len(on_all) == len(BY_METHOD)
+    assert len(on_first) == len(BY_METHOD) + choose.PATIENCE
+
+
+def test_a_trial_that_does_well_on_the_first_samples_is_kept_only_if_it_does_on_all():
+    rising = itertools.count(20.0, 0.5)
+    choice = choose.chosen(HELD, "auto", lambda _: 30.0, quick_of=lambda _: next(rising))
+    assert (choice.swapped, choice.best_db) == ({}, 30.0)
+    rising, also = itertools.count(20.0, 0.5), itertools.count(20.0, 0.5)
+    assert choose.chosen(HELD, "auto", lambda _: next(also), quick_of=lambda _: next(rising)).swapped

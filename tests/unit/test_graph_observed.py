@@ -87,3 +87,21 @@ def test_each_tensor_has_the_elements_of_the_whole_model_s(channels):
         for given, expected in zip(array, wanted[name], strict=True):
             np.testing.assert_allclose(np.sort(given, axis=None), np.sort(expected, axis=None), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(network.outputs(values | feeds)["y"], wanted["y"], rtol=1e-4, atol=1e-5)
+
+
+def test_a_weight_that_is_listed_as_an_input_need_not_be_fed():
+    model = two_headed()
+    for name, shape in (("w1", (4, 4, 3, 3)), ("w2", (4, 2))):
+        model.proto.graph.input.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
+    network = observed.Observed(model, ["r1"])
+    values = network.run(FEEDS)
+    wanted = ort.runner_from_model(two_headed().content())(FEEDS)
+    np.testing.assert_allclose(network.outputs(values | FEEDS)["y"], wanted["y"], rtol=1e-5, atol=1e-6)
+
+
+def test_an_output_that_is_an_input_is_given_as_it_came():
+    model = two_headed()
+    model.proto.graph.output.append(onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 4, 6, 6]))
+    model = model._replace(outputs=(*model.outputs, model.inputs[0]))
+    network = observed.Observed(model, ["r1"])
+    np.testing.assert_array_equal(network.outputs(network.run(FEEDS) | FEEDS)["x"], FEEDS["x"])

@@ -76,8 +76,8 @@ def chosen(
 
     It measures each method for all tensors; then, starting from the best, it tries other methods on single tensors,
     those first on which the methods disagree most, and keeps what gains GAIN_DB, until PATIENCE trials in a row fail.
-    So it is never worse there than the best single method. Everything is tried on ranges that never saw the held-out
-    samples; the ranges in the end are of all samples.
+    So it is never worse there than the best single method that was measured on all of them. Everything is tried on
+    ranges that never saw the held-out samples; the ranges in the end are of all samples.
 
     Args:
         collected: of the calibration data, with a held-out part if `method` is ``auto``.

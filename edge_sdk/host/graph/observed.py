@@ -57,9 +57,8 @@ class Observed:
         self._run_tail: ort.Run | None = None
         native = _native(cut, [name for name in tensors if name not in inputs])
         self._names = native.names
-        self._run = ort.runner_from_model(
-            native.content, list(native.names.values()), is_frugal=is_frugal, is_optimized=native.is_optimized
-        )
+        own = [*dict.fromkeys(native.names.values())]
+        self._run = ort.runner_from_model(native.content, own, is_frugal=is_frugal, is_optimized=native.is_optimized)
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> Tensors:
         """Gives the tensors for some feeds; of each sample all elements, in the order that the processor likes best."""
@@ -81,12 +80,15 @@ class Observed:
 def cut_behind(model: models.Model, tensors: Collection[str]) -> Cut:
     """Gives the part of a model that `tensors` need, and the rest.
 
-    A model of more than one message, or with graphs inside nodes, is not cut: all of it is the head.
+    A model of more than one message, with graphs inside nodes, or with an output that no node computes, is not cut: all
+    of it is the head.
     """
     graph = model.proto.graph
     outputs = [spec.name for spec in model.outputs]
     has_bodies = any(attribute.HasField("g") or attribute.graphs for node in graph.node for attribute in node.attribute)
-    is_plain = not (has_bodies or graph.sparse_initializer or models.size_bytes(model.proto) > model.inline_bytes)
+    is_large = models.size_bytes(model.proto) > model.inline_bytes
+    is_computed = set(outputs) <= {name for node in graph.node for name in node.output}  # an input may be an output
+    is_plain = is_computed and not (has_bodies or graph.sparse_initializer or is_large)
     needed = set(tensors)
     head: list[onnx.NodeProto] = []
     tail: list[onnx.NodeProto] = []
@@ -102,7 +104,7 @@ def cut_behind(model: models.Model, tensors: Collection[str]) -> Cut:
     given = {value.name for value in graph.input}
     constants = {tensor.name for tensor in graph.initializer}
     first, last = (_part(model.proto, part[::-1]) for part in (head, tail))
-    first.graph.input.extend(graph.input)
+    first.graph.input.extend(value for value in graph.input if value.name not in constants)
     first.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys((*tensors, *seams)))
     last.graph.input.extend(value for value in graph.input if value.name in taken - constants)
     last.graph.input.extend(onnx.ValueInfoProto(name=name) for name in seams if name in taken - given)
