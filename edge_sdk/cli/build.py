@@ -13,6 +13,7 @@ from edge_sdk.cli import elsewhere, settings_file, show
 from edge_sdk.cli.command import Command
 from edge_sdk.engines import away
 from edge_sdk.engines.finish import Finished
+from edge_sdk.engines.nvidia import ShapeRange
 from edge_sdk.host import builder
 from edge_sdk.host.calibrate import inspect, rangefile
 from edge_sdk.host.convert import source
@@ -90,6 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--keep-layout", action="store_true", help="leave image inputs of TensorFlow as [N, H, W, C]")
     elsewhere.add_arguments(parser, what="finish the engine on that Jetson, and bring it back into the bundle")
+    compiling.add_engine_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -98,15 +100,22 @@ def run(arguments: argparse.Namespace) -> int:
     if here not in sys.path:
         sys.path.insert(0, here)  # so that module:function finds the user's own file, as `python -m` would
     host = elsewhere.host_from_arguments(arguments)
+    shapes = dict(map(compiling.parse_shape, arguments.shape))
+    if arguments.dla is not None and arguments.dla < 0:
+        raise errors.UsageError(f"--dla {arguments.dla} is no accelerator; they are counted from 0")
     if host is not None:
-        away.check_host(host, compiler=FINISHER)  # before the long work
+        away.check_host(host, compiler=FINISHER, dla_core=arguments.dla)  # before the long work
+    elif shapes or arguments.dla is not None:
+        raise errors.UsageError(
+            "--shape and --dla are for the engine that --on builds; give them with it, or to compile"
+        )
     try:
         built = _built(arguments)
     except KeyboardInterrupt:
         if rangefile.folder_beside(arguments.output).exists():
             show.say("edge-sdk: calibration is saved; the same command with --resume goes on from there")
         raise
-    finished = None if host is None else _finished(arguments.output, host)
+    finished = None if host is None else _finished(arguments, host, shapes)
     if finished is not None:
         built = msgspec.structs.replace(built, digest=finished.bundle.digest)
     if not arguments.json:
@@ -121,9 +130,12 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _finished(bundle: Path, host: away.Host) -> Finished:
+def _finished(arguments: argparse.Namespace, host: away.Host, shapes: dict[str, ShapeRange]) -> Finished:
+    bundle = arguments.output
     try:
-        return away.compile_bundle_on(bundle, host, compiler=FINISHER, progress=show.Progress())
+        return away.compile_bundle_on(
+            bundle, host, compiler=FINISHER, shapes=shapes, progress=show.Progress(), dla_core=arguments.dla
+        )
     except (errors.EdgeError, KeyboardInterrupt):
         show.say(f"edge-sdk: {bundle} is built; `edge-sdk compile {bundle} --on {host.target}` finishes it later")
         raise

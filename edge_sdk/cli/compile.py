@@ -31,6 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tensorrt: for this machine's GPU (default); tensorrt-rtx: builds without a GPU, as a check; onnxruntime: "
         "checks and times the bundle's forms on this CPU and remembers the fastest",
     )
+    add_engine_arguments(parser)
+    elsewhere.add_arguments(parser, what="build it on that machine and bring engine, passport and timing cache back")
+
+
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    """Puts what an engine is built for on a parser: the accelerator, and the ranges of free axes."""
     parser.add_argument(
         "--dla",
         type=int,
@@ -45,7 +51,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="range of an input with free axes, for example image=1x3x320x320:1x3x640x640:4x3x640x640; "
         "a free batch alone needs none",
     )
-    elsewhere.add_arguments(parser, what="build it on that machine and bring engine, passport and timing cache back")
 
 
 def run(arguments: argparse.Namespace) -> int:

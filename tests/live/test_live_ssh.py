@@ -246,6 +246,13 @@ def test_a_build_is_finished_there(server, board, tmp_path, tiny_onnx, capsys):
     assert set(MADE) <= set(made.manifest.files)
 
 
+def test_a_build_hands_on_what_the_engine_is_for(server, board, tmp_path, tiny_onnx):
+    argv = build_words(server, board, tmp_path, tiny_onnx)
+    assert main.run([*argv, "--shape", "x=1x3:2x3:4x3", "--dla", "1"]) == 0
+    given = json.loads((board.folder / "given").read_text())
+    assert (given["shapes"], given["dla"]) == ({"x": [[1, 3], [2, 3], [4, 3]]}, 1)
+
+
 def test_a_build_asks_before_the_long_work(server, board, tmp_path, tiny_onnx, capsys):
     board.will("no gpu")
     assert main.run(build_words(server, board, tmp_path, tiny_onnx)) == 4

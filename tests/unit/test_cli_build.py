@@ -214,6 +214,18 @@ class TestCalibration:
         assert main.run(command("--resume")) == 0
         assert not (work / ".net.edge.unfinished").exists()
 
+    @pytest.mark.parametrize(
+        ("options", "word"),
+        [
+            (("--shape", "image=1x1x8x8:2x1x8x8:4x1x8x8"), "the engine that --on builds"),
+            (("--dla", "0"), "the engine that --on builds"),
+            (("--dla", "-1"), "counted from 0"),
+            (("--shape", "image=1x1"), "is not INPUT=MIN:USUAL:MAX"),
+        ],
+    )
+    def test_what_an_engine_is_for_needs_one(self, work, capsys, options, word):
+        refused(work, capsys, 2, word, command(*options))
+
     def test_what_is_no_model_names_what_would_be(self, work, capsys):
         refused(work, capsys, 2, ".tflite", command(model="net.onx"))
         refused(work, capsys, 2, "there is no model file", command(model="none.onnx"))

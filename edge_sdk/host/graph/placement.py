@@ -155,7 +155,7 @@ def _reason_for_float(node: onnx.NodeProto, wiring: Wiring) -> str:
         return "a product of two activations, as in attention (R9)" if is_product else "its weights are computed (R9)"
     if wiring.dtypes[weight] != onnx.TensorProto.FLOAT:
         kind = onnx.TensorProto.DataType.Name(wiring.dtypes[weight]).lower()
-        return f"its weights are {kind}, INT8 is made from float32"
+        return f"its weights are {kind}, INT8 is made from float32: export the model in float32, as with model.float()"
     shape = wiring.shapes[weight]
     if node.op_type in ("Conv", "ConvTranspose"):
         return _reason_for_small_convolution(node, shape, is_first=_comes_from_input(data, wiring))
