@@ -71,6 +71,15 @@ def test_ranges_of_another_model_or_without_a_tensor_are_refused(tmp_path):
         rangefile.state_from_files([tmp_path / "net"], KEY, (*TENSORS, "more"))
 
 
+@pytest.mark.parametrize("schema", [rangefile.SCHEMA - 1, rangefile.SCHEMA + 1])
+def test_a_file_of_another_edge_sdk_is_refused(tmp_path, monkeypatch, schema):
+    with monkeypatch.context() as patch:
+        patch.setattr(rangefile, "SCHEMA", schema)
+        rangefile.write_ranges(tmp_path / "net", KEY, state())
+    with pytest.raises(errors.DataError, match="of another edge_sdk; write it again"):
+        rangefile.read_ranges(tmp_path / "net")
+
+
 @pytest.mark.parametrize("keep", [0, 100, -50])
 def test_a_damaged_file_is_refused(tmp_path, keep):
     rangefile.write_ranges(tmp_path / "net", KEY, state())
