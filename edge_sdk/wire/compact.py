@@ -248,7 +248,7 @@ def _shortest(value: object) -> object:
 
 
 _FLOAT32 = struct.Struct(">f")
-_FLOAT32_MAX = 3.4e38
+_FLOAT32_LEAST, _FLOAT32_MAX = 1.2e-38, 3.4e38  # below the first it has fewer digits
 
 
 def _whole(value: float) -> float:
@@ -258,7 +258,7 @@ def _whole(value: float) -> float:
 
 @functools.lru_cache(maxsize=4096)
 def _shortest_number(value: float) -> float | msgspec.Raw:
-    if value.is_integer() or not abs(value) < _FLOAT32_MAX:  # NaN is not either
+    if value.is_integer() or not _FLOAT32_LEAST < abs(value) < _FLOAT32_MAX:  # NaN is not either
         return _whole(value)
     short = _FLOAT32.pack(value)
     return msgspec.Raw(b"\xca" + short) if _leading_digits(_FLOAT32.unpack(short)[0]) == value else value
@@ -271,7 +271,7 @@ def _leading_digits(value: float) -> float:
     >>> _leading_digits(_FLOAT32.unpack(_FLOAT32.pack(7.012))[0]), _leading_digits(1 / 3)
     (7.012, 0.3333333333333333)
     """
-    if value.is_integer() or not abs(value) < _FLOAT32_MAX:
+    if value.is_integer() or not _FLOAT32_LEAST < abs(value) < _FLOAT32_MAX:
         return value
     packed = _FLOAT32.pack(value)
     if _FLOAT32.unpack(packed)[0] != value:

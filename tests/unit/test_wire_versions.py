@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edge_sdk import errors
@@ -208,6 +208,8 @@ def test_a_number_of_six_digits_survives_the_compact_form_to_the_last(value):
 
 
 @given(st.floats(-1e300, 1e300))
+@example(2.0**-149)
+@example(-(2.0**-126))
 def test_any_number_survives_the_compact_form_to_seven_digits(value):
     sample = msgspec.structs.replace(sample_of("v2"), power_w=value, up_s=abs(value), t=min(abs(value), 3e10))
     found = codec.from_bytes(compact.to_bytes(sample), telemetry.Sample)
