@@ -73,6 +73,7 @@ def lowered_models(int8: bytes, feeds: Iterable[Mapping[str, NDArray[Any]]]) -> 
     if not _plan(int8).layers:
         return {}
     histograms = _histograms(int8, _plan(int8).unscaled(), feeds)
+    ort.give_back()  # what those runs took, before the forms are written
     plan = _plan(int8)  # anew, which is quick: it holds the weights, and the runs before it need much memory
     made: dict[str, bytes] = {}
     for rule in RULES:
