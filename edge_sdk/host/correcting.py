@@ -36,9 +36,9 @@ FLOAT_BELOW_DB = 25.0
 """Only outputs with more noise than this, 0.3 % of their power, are worth layers in float that the gate does not ask
 for: they cost time on the device."""
 
-FLOAT_GAIN_DB = 0.5
-"""What such layers must gain: a tenth of the noise. Asked for 1 dB, a detector went without layers that gained 0.8 dB on
-held-out samples, and 4 dB and 2 % of its detections on its evaluation data."""
+FLOAT_GAIN_DB = GAIN_DB
+"""What such layers must gain. Asked for 1 dB, a detector went without layers that gained 0.8 dB on held-out samples,
+and 4 dB and 2 % of its detections on its evaluation data."""
 
 NOISY_DB = 30.0
 """A layer with less noise than this in its own output, a thousandth of its power, is not to blame."""
