@@ -79,7 +79,9 @@ def row(seq, *, device="cam-1", boot=BOOT, site="plant", values=(), received_t=N
     sample = telemetry.Sample(
         v=1, device=device, boot=boot, seq=seq, t=t, up_s=1.0, interval_s=1.0, models=windows, **readings
     )
-    return SampleRow(device, site, boot, seq, t, t if received_t is None else received_t, codec.to_bytes(sample).decode())
+    return SampleRow(
+        device, site, boot, seq, t, t if received_t is None else received_t, codec.to_bytes(sample).decode()
+    )
 
 
 def put(store, *rows):
