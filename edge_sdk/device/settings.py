@@ -102,8 +102,9 @@ class DaemonSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         payload: form of the Samples: ``json``, which any MQTT tool reads, or ``compact``, MessagePack at a third of its
             size. Default ``auto``: JSON until a collector asks for the compact form (its own setting `payload`). The
             collector and `edge-sdk watch` read both; the birth says which it is.
-        resend_s: seconds without a receipt after which a Sample is sent again. Default 15: many times what a
-            collector takes to commit, so that a healthy one sees few duplicates.
+        resend_s: seconds without a receipt after which a Sample is sent again, and twice as long each further time, up
+            to 16 times as long. Default 15: many times what a collector takes to commit, so that a healthy one sees
+            few duplicates.
         power_interval_s: seconds between two readings of the board's power inside an interval, from which its energy is
             integrated. Default 0.1: a model that runs in bursts is measured to well under 1 %, and it costs 0.1 % of
             a core. Boards without a power reading are not woken for it.

@@ -31,7 +31,7 @@ FAULTS = ("reboot", "silence", "poison", "replay", "sensor", "clock")
 sensor without a value, a wall clock an hour behind."""
 
 _WINDOWS = 16  # prepared for each device, taken in turn
-_RESEND_S = 15.0  # as a device does, unless its settings say otherwise
+_RESEND_S, _RESEND_MAX_S = 15.0, 240.0  # as a device does, unless its settings say otherwise: twice as long each time
 _SILENCE_S = 30.0
 _HELD_MAX = 10_000
 _INFERENCES = 60  # of a device in one interval
@@ -114,6 +114,14 @@ class Line(Protocol):
         ...
 
 
+class _Resend(NamedTuple):
+    due_s: float
+    wait_s: float
+
+
+_UNSENT = _Resend(-math.inf, _RESEND_S / 2)
+
+
 class _Device:
     """One device: its name, its boot, and the Samples that have no receipt yet."""
 
@@ -128,7 +136,7 @@ class _Device:
         self.seq = 0
         self.dropped = 0
         self.held: OrderedDict[tuple[str, int], bytes] = OrderedDict()
-        self.sent_s: dict[tuple[str, int], float] = {}
+        self.resends: dict[tuple[str, int], _Resend] = {}
         self.silent_until_s = 0.0
         self.last = b""
 
@@ -300,7 +308,7 @@ class Fleet:
         with self._lock:
             if len(device.held) >= _HELD_MAX:
                 key, _ = device.held.popitem(last=False)
-                device.sent_s.pop(key, None)
+                device.resends.pop(key, None)
                 device.dropped += key[0] == boot
                 self._counts["dropped"] += 1
             oldest_seq = next((seq for of_boot, seq in device.held if of_boot == boot), device.seq)
@@ -331,14 +339,15 @@ class Fleet:
             due = [
                 (key, payload)
                 for key, payload in device.held.items()
-                if now_s - device.sent_s.get(key, -math.inf) >= _RESEND_S
+                if now_s >= device.resends.get(key, _UNSENT).due_s
             ]
         for key, payload in due:
             if not self._publish(device, device.topic, payload):
                 return
             with self._lock:
                 if key in device.held:
-                    device.sent_s[key] = now_s
+                    wait_s = min(2 * device.resends.get(key, _UNSENT).wait_s, _RESEND_MAX_S)
+                    device.resends[key] = _Resend(now_s + wait_s, wait_s)
 
     def _publish(self, device: _Device, topic: str, payload: bytes, *, retain: bool = False) -> bool:
         try:
@@ -355,7 +364,7 @@ class Fleet:
                 stored = [key for key in device.held if key[0] == receipt.boot and key[1] <= receipt.upto]
                 for key in stored:
                     del device.held[key]
-                    device.sent_s.pop(key, None)
+                    device.resends.pop(key, None)
                 self._counts["receipted"] += len(stored)
 
         return take

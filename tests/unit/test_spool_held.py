@@ -190,6 +190,13 @@ def test_an_event_without_a_receipt_comes_again_after_twice_as_long_each_time():
     assert times == [0, 10, 30, 70, 150]
 
 
+def test_a_sample_without_a_receipt_comes_again_after_twice_as_long_each_time_up_to_sixteen_times():
+    held = new(resend_s=10.0)
+    held.put(Kind.SAMPLE, 0, b"", 0.0)
+    times = [second for second in range(700) if held.take_due(float(second), 10)]
+    assert times == [0, 10, 30, 70, 150, 310, 470, 630]
+
+
 def test_a_file_that_lacks_something_loses_it_counted_and_one_that_has_too_much_is_cleaned():
     held = filled(5)
     keys = [entry.key for entry in commit(held)]

@@ -9,6 +9,8 @@ from edge_sdk.device.spool.records import Kind
 
 _EVENT_RESEND_MAX_S = 3600.0
 """An event without a receipt is sent again after twice as long each time, up to this."""
+_LONGER_MAX = 16
+"""And a Sample, up to so many times the first wait: repeats put a collector that is behind further behind."""
 _SETTLED_S = 2.0
 """What was sent this long before a new connection and has no receipt is due again on it."""
 
@@ -22,7 +24,7 @@ class Sent:
     """When each record was sent last, and how often.
 
     Args:
-        resend_s: seconds after which what has no receipt is due again.
+        resend_s: seconds after which what has no receipt is due again; twice as long each further time.
     """
 
     def __init__(self, resend_s: float) -> None:
@@ -46,14 +48,11 @@ class Sent:
         sent = self._sent.get(key)
         if sent is None:
             return False
-        resend_s = self._resend_s
-        if records.kind_of(key) is Kind.EVENT:  # a collector of an earlier version gives no receipts for them
-            resend_s = min(resend_s * 2 ** min(sent.times - 1, 20), max(resend_s, _EVENT_RESEND_MAX_S))
-        return now_s - sent.last_s < resend_s
+        return now_s - sent.last_s < self._wait_s(key, sent)
 
     def repeated(self, now_s: float) -> int:
         """Gives how many are under way for the second time or more."""
-        return sum(sent.times > 1 and now_s - sent.last_s < self._resend_s for sent in self._sent.values())
+        return sum(sent.times > 1 and now_s - sent.last_s < self._wait_s(key, sent) for key, sent in self._sent.items())
 
     def reconnected(self, now_s: float) -> None:
         """Makes due again what was sent on an earlier connection: nobody knows what of it arrived."""
@@ -64,3 +63,10 @@ class Sent:
     def rename(self, renamed: Callable[[int], int]) -> None:
         """Gives each record another key."""
         self._sent = {renamed(key): sent for key, sent in self._sent.items()}
+
+    def _wait_s(self, key: int, sent: _Sent) -> float:
+        """Gives how long after it was sent a record's receipt is waited for."""
+        longest_s = self._resend_s * _LONGER_MAX
+        if records.kind_of(key) is Kind.EVENT:  # a collector of an earlier version gives no receipts for them
+            longest_s = max(self._resend_s, _EVENT_RESEND_MAX_S)
+        return min(self._resend_s * 2.0 ** min(sent.times - 1, 20), longest_s)
