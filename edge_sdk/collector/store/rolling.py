@@ -3,7 +3,6 @@
 Minutes and hours are written for all rows of a slice at once, however late a Sample comes.
 """
 
-import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -13,7 +12,7 @@ from edge_sdk.collector.store.rows import Retention
 
 MINUTE_S = 60
 HOUR_S = 3600
-_KEYS_AT_ONCE = 150  # of up to six values in one question; SQLite before 3.32 takes 999
+_KEYS_AT_ONCE = 500  # devices in one question; SQLite before 3.32 takes 999 values
 
 
 class Database(Protocol):
@@ -86,15 +85,22 @@ def _stored(
 ) -> list[tuple[Any, ...] | None]:
     """Gives the `wanted` columns of the row of each key, None where there is no such row."""
     found: dict[tuple[Any, ...], tuple[Any, ...]] = {}
-    for first in range(0, len(keys), _KEYS_AT_ONCE):
-        some = keys[first : first + _KEYS_AT_ONCE]
-        place = f"({', '.join('?' * len(names))})"
-        rows = database.rows(
-            f"SELECT {', '.join([*names, *wanted])} FROM {table} "  # noqa: S608  # our own names
-            f"WHERE ({', '.join(names)}) IN (VALUES {', '.join([place] * len(some))})",
-            list(itertools.chain.from_iterable(some)),
-        )
-        found.update((tuple(row[: len(names)]), tuple(row[len(names) :])) for row in rows)
+    at, of_device = names.index("start"), names.index("device")
+    devices: dict[tuple[Any, ...], dict[str, None]] = defaultdict(dict)
+    for key in keys:
+        fixed = (*key[:of_device], key[at])
+        devices[fixed][key[of_device]] = None
+    where = "".join(f"{name} = ? AND " for name in (*names[:of_device], "start"))
+    for fixed, known in devices.items():
+        for first in range(0, len(known), _KEYS_AT_ONCE):
+            some = list(known)[first : first + _KEYS_AT_ONCE]
+            # Not `(device, start) IN (VALUES ...)`, for which SQLite reads the whole table, however much is stored.
+            rows = database.rows(
+                f"SELECT {', '.join([*names, *wanted])} FROM {table} "  # noqa: S608  # our own names
+                f"WHERE {where}device IN ({', '.join('?' * len(some))})",
+                [*fixed, *some],
+            )
+            found.update((tuple(row[: len(names)]), tuple(row[len(names) :])) for row in rows)
     return [found.get(tuple(key)) for key in keys]
 
 

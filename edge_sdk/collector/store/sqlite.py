@@ -163,9 +163,11 @@ class SqliteStore(SqlWriting):
         for start in range(0, len(keys), _KEYS_AT_ONCE):
             some = keys[start : start + _KEYS_AT_ONCE]
             places = ", ".join(["(?, ?)"] * len(some))
+            # Not `(source, seq) IN (VALUES ...)`, for which SQLite reads the whole index, however many are stored.
             found.update(
                 self._db.execute(
-                    f"SELECT source, seq FROM sample_rows WHERE (source, seq) IN (VALUES {places})",  # noqa: S608  # places only
+                    f"WITH asked (number, at) AS (VALUES {places}) "  # noqa: S608  # places only
+                    "SELECT number, at FROM asked CROSS JOIN sample_rows ON source = number AND seq = at",
                     [value for key in some for value in key],
                 )
             )
