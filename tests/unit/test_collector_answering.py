@@ -336,6 +336,20 @@ def test_what_is_not_rolled_up_is_found_without_a_look_at_what_is(database, stor
     assert len(steps) < 100  # thousands, were every row looked at
 
 
+def test_a_roll_up_costs_no_more_where_much_is_rolled_up_already(store):
+    def steps_of(*devices, seq):
+        put(store, [row(device, seq, values=[5.0]) for device in devices])
+        steps = []
+        store._db.set_progress_handler(lambda: steps.append(1) and None, 10)
+        assert store.roll_up(limit=100) == len(devices)
+        store._db.set_progress_handler(None, 0)
+        return len(steps)
+
+    few = steps_of("cam-1", "cam-2", seq=0)
+    put(store, [row(f"dev-{number}", 0, values=[5.0]) for number in range(2000)], rolled=2000)
+    assert steps_of("cam-1", "cam-2", seq=1) < 2 * few  # dozens of times as many, were every chunk looked at
+
+
 def test_a_minute_that_comes_in_parts_and_out_of_order_is_one_series(store, ask):
     parts = [range(0, 60, 7), range(1, 60, 3), [40, 2], range(60)]
     seen: set[int] = set()

@@ -62,6 +62,16 @@ def test_what_another_connection_stored_meanwhile_is_not_stored_again(store, fil
     assert query(file, "SELECT upto, lost, newest_seq, site FROM sources") == [(2, 5, 3, "plant")]
 
 
+def test_what_comes_again_is_found_without_a_look_at_all_that_is_stored(store):
+    steps = []
+    with store.transaction():
+        store.add_samples(rows(*range(5000)))
+    store._db.set_progress_handler(lambda: steps.append(1) and None, 10)
+    with store.transaction():
+        assert store.add_samples(rows(7, 8, 9)) == [False] * 3
+    assert len(steps) < 100  # thousands, were every row looked at
+
+
 def test_nothing_of_a_failed_transaction_stays(store, file):
     def fails_half_way():
         with store.transaction():
