@@ -119,7 +119,7 @@ class _Resend(NamedTuple):
     wait_s: float
 
 
-_UNSENT = _Resend(-math.inf, _RESEND_S / 2)
+_UNSENT = _Resend(-math.inf, 0.0)
 
 
 class _Device:
@@ -346,7 +346,7 @@ class Fleet:
                 return
             with self._lock:
                 if key in device.held:
-                    wait_s = min(2 * device.resends.get(key, _UNSENT).wait_s, _RESEND_MAX_S)
+                    wait_s = min(2 * device.resends.get(key, _UNSENT).wait_s, _RESEND_MAX_S) or _RESEND_S
                     device.resends[key] = _Resend(now_s + wait_s, wait_s)
 
     def _publish(self, device: _Device, topic: str, payload: bytes, *, retain: bool = False) -> bool:
