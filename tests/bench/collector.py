@@ -3,8 +3,6 @@
 import argparse
 import contextlib
 import math
-import os
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -31,7 +29,6 @@ from edge_sdk.wire import codec
 HERE = Path(__file__).parent
 PEER_PACED_S = 6.0
 """So long the peer gets the paced load: it falls behind at once, and takes minutes for a minute of it."""
-TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 def add_options(parser: argparse.ArgumentParser):
@@ -43,19 +40,14 @@ def add_options(parser: argparse.ArgumentParser):
     parser.add_argument("--scale-seconds", type=float, default=60.0, help="of each fleet of `scale` (default 60)")
 
 
-def cpu_s(pid):
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) * TICK_S
-
-
 @contextlib.contextmanager
 def collector(url, file):
     command = [sys.executable, "-m", "edge_sdk", "collector", "--broker", url, "--database", str(file), "--web", ""]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        _wait(lambda: file.exists() and _connections(url) >= 1, "the collector")
+        fleets.wait_for(lambda: file.exists() and _connections(url) >= 1, "the collector")
         time.sleep(0.5)
-        yield process, lambda: _asked(file, "SELECT COALESCE(SUM(upto + 1), 0) FROM sources")
+        yield process, lambda: fleets.asked(file, "SELECT COALESCE(SUM(upto + 1), 0) FROM sources")
     finally:
         process.terminate()
         process.wait(30)
@@ -67,7 +59,7 @@ def bare(url, file):
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
     try:
         assert process.stdout.readline() == b"ready\n"
-        yield process, lambda: _asked(file, "SELECT COALESCE(MAX(rowid), 0) FROM samples")
+        yield process, lambda: fleets.asked(file, "SELECT COALESCE(MAX(rowid), 0) FROM samples")
     finally:
         process.kill()
         process.wait()
@@ -94,13 +86,13 @@ def run(consumer, packets, *, rate_hz=None):
     with tempfile.TemporaryDirectory() as folder, brokers.open_broker(port=0, kind="mosquitto") as broker:
         with consumer(broker.url, Path(folder) / "t.db") as (process, stored):
             pids = process.pid, broker.pid
-            before = [*map(cpu_s, pids), time.process_time()]
+            before = [*map(fleets.cpu_s, pids), time.process_time()]
             start = time.perf_counter()
             load.publish(broker.url, packets, rate_hz=rate_hz)
             published, load_cpu_s = time.perf_counter(), time.process_time()
-            _wait(lambda: stored() >= total, f"{total} messages in {consumer.__name__}", 240)
+            fleets.wait_for(lambda: stored() >= total, f"{total} messages in {consumer.__name__}", 240)
             end = time.perf_counter()
-            spent = [after - first for first, after in zip(before, [*map(cpu_s, pids), load_cpu_s])]
+            spent = [after - first for first, after in zip(before, [*map(fleets.cpu_s, pids), load_cpu_s])]
             return Run(total / (end - start), end - published, *(one / total * 1e5 for one in spent))
 
 
@@ -255,23 +247,10 @@ def measure(options):
             yield from part(options)
 
 
-def _asked(file, text):
-    with contextlib.closing(sqlite3.connect(file, timeout=5)) as db:
-        return db.execute(text).fetchone()[0]
-
-
 def _connections(url):
     port = int(url.rpartition(":")[2])
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return sum(row[1].endswith(f":{port:04X}") and row[3] == "01" for row in rows)
-
-
-def _wait(condition, what, timeout_s=30.0):
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            sys.exit(f"waited {timeout_s:g} s for {what}")
-        time.sleep(0.01)
 
 
 if __name__ == "__main__":

@@ -53,9 +53,9 @@ def cost(devices: int, seconds: float) -> Cost:
         file = Path(folder) / "t.db"
         common = ["--broker", broker.url, "--json"]
         collector = _started(closing, "collector", *common, "--database", str(file), "--web", "")
-        _wait(file.exists, "the collector's database")
+        wait_for(file.exists, "the collector's database")
         simulate = _started(closing, "simulate", *common, "--devices", str(devices), "--drain", "120")
-        _wait(lambda: _asked(file, "SELECT COUNT(*) FROM devices") == devices, "every device", 120)
+        wait_for(lambda: asked(file, "SELECT COUNT(*) FROM devices") == devices, "every device", 120)
         pids = {"collector": collector.pid, "mosquitto": broker.pid, "simulate": simulate.pid}
         time.sleep(WARM_S)
         before, start = _seen(pids), time.perf_counter()
@@ -139,13 +139,26 @@ def _ended(process):
 def _seen(pids):
     cpu_s, rss = {}, {}
     for name, pid in pids.items():
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        cpu_s[name] = (int(fields[11]) + int(fields[12])) * TICK_S
+        fields = _fields(pid)
+        cpu_s[name] = _cpu_s(fields)
         rss[name] = int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
     return Seen(cpu_s, rss)
 
 
-def _asked(file, text):
+def cpu_s(pid):
+    """CPU seconds of a process so far."""
+    return _cpu_s(_fields(pid))
+
+
+def _fields(pid):
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def _cpu_s(fields):
+    return (int(fields[11]) + int(fields[12])) * TICK_S
+
+
+def asked(file, text):
     try:
         with contextlib.closing(sqlite3.connect(file, timeout=5)) as db:
             return db.execute(text).fetchone()[0]
@@ -153,9 +166,9 @@ def _asked(file, text):
         return 0
 
 
-def _wait(condition, what, timeout_s=30.0):
+def wait_for(condition, what, timeout_s=30.0):
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
             sys.exit(f"waited {timeout_s:g} s for {what}")
-        time.sleep(0.05)
+        time.sleep(0.01)

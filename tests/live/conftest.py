@@ -3,6 +3,7 @@
 import itertools
 import time
 
+import postgres_server
 import pytest
 
 from edge_sdk.link import broker as brokers
@@ -45,3 +46,12 @@ def until():
         return result
 
     return wait
+
+
+@pytest.fixture
+def database():
+    """URL of a PostgreSQL of the test's own."""
+    with postgres_server.running("fsync=off") as url:
+        if url is None:
+            pytest.skip("no PostgreSQL server here: apt install postgresql")
+        yield url + "postgres"

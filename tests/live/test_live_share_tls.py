@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 
-import postgres_server
 import pytest
 
 from edge_sdk.clock import SystemClock
@@ -23,14 +22,6 @@ pytestmark = [
     pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed: apt install mosquitto"),
 ]
 DEVICES, ROUNDS = 4, 30
-
-
-@pytest.fixture
-def database():
-    with postgres_server.running("fsync=off") as url:
-        if url is None:
-            pytest.skip("no PostgreSQL server here: apt install postgresql")
-        yield url + "postgres"
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import sys
 import threading
 from pathlib import Path
 
-import postgres_server
 import pytest
 
 from edge_sdk.clock import SystemClock
@@ -15,14 +14,6 @@ from edge_sdk.link.mqtt import MqttLink, MqttSettings
 from edge_sdk.testing.fleet import Fleet, Plan
 
 pytestmark = pytest.mark.live
-
-
-@pytest.fixture
-def database():
-    with postgres_server.running("fsync=off") as url:
-        if url is None:
-            pytest.skip("no PostgreSQL server here: apt install postgresql")
-        yield url + "postgres"
 
 
 @pytest.fixture
