@@ -82,7 +82,7 @@ def corrected(job: Job, data: Opened, graph: Graph, choice: choose.Choice, colle
     with job.stages("correct"):
         if not collected.held_feeds or (choice.best_db or 0.0) >= GOOD_DB:
             return plain
-        references = list(zip(collected.held_feeds, collected.held_outputs, strict=True))[:_HELD]
+        references = collected.references(_HELD)
         trials = _Trials(graph, references, plain)
         if trials.best_db < GOOD_DB:
             trials.take(_equalised(job, data, plain))

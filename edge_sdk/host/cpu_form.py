@@ -5,6 +5,8 @@ does it answer the golden samples within the tolerance by which a device will ch
 budget, and INT8's accuracy to a tenth of a point. Where it does not, the bundle is as good, and slower on a CPU.
 """
 
+import tempfile
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -32,20 +34,21 @@ def with_cpu_form(gatekeeper: Gate, judged: Judged) -> Judged:
     """Gives `judged` with the form for the CPU, or with the reason why there is none; as it is without INT8."""
     if judged.int8 is None:
         return judged
-    return judged._replace(cpu=_cpu_form(gatekeeper, judged, judged.int8))
+    with tempfile.TemporaryDirectory(prefix="edge-sdk-") as folder:
+        return judged._replace(cpu=_cpu_form(gatekeeper, judged, judged.int8, Path(folder)))
 
 
 class _Form(NamedTuple):
-    """A candidate: the rule of its scales, the model, what it measured on held-out samples."""
+    """A candidate: the rule of its scales, its file, what it measured on held-out samples."""
 
     rule: str
-    content: bytes
+    file: Path
     sqnr_db: float
 
 
-def _cpu_form(gatekeeper: Gate, judged: Judged, int8: Int8) -> CpuForm:
+def _cpu_form(gatekeeper: Gate, judged: Judged, int8: Int8, folder: Path) -> CpuForm:
     """Gives the candidate with the least noise that passes; else the one with the least noise, and what it failed."""
-    forms, int8_db = _forms(gatekeeper, int8)
+    forms, int8_db = _forms(gatekeeper, int8, folder)
     failed: list[CpuForm] = []
     for form in sorted(forms, key=lambda one: -one.sqnr_db):
         found = _judged(gatekeeper, judged, form, int8_db)
@@ -56,30 +59,24 @@ def _cpu_form(gatekeeper: Gate, judged: Judged, int8: Int8) -> CpuForm:
     return failed[0] if failed else none
 
 
-def _forms(gatekeeper: Gate, int8: Int8) -> tuple[list[_Form], float]:
+def _forms(gatekeeper: Gate, int8: Int8, folder: Path) -> tuple[list[_Form], float]:
     """Gives the candidates, and INT8's own SQNR on the samples that theirs was measured on."""
     with gatekeeper.job.stages("lower"):
-        references = _references(gatekeeper, int8)
+        feeds = int8.collected.held_feeds or _first(gatekeeper)
+        unheld = [] if int8.collected.held_feeds else [(one, gatekeeper.run_float(one)) for one in feeds[:_MEASURED]]
         gatekeeper.rest()
-        made = lowering.lowered_models(int8.content, [feeds for feeds, _ in references])
-        measured = references[:_MEASURED]
+        made = lowering.write_lowered(int8.content, feeds, folder)
+        measured = unheld or int8.collected.references(_MEASURED)  # not before: prepared, they take room
         outputs = gatekeeper.graph.model.outputs
 
-        def sqnr_of(content: bytes) -> float:
-            return gate.worst_sqnr_db(ort.runner_from_model(content, is_frugal=True), measured, outputs)
+        def sqnr_of(model: str | bytes) -> float:
+            return gate.worst_sqnr_db(ort.runner_from_model(model, is_frugal=True), measured, outputs)
 
-        return [_Form(rule, content, sqnr_of(content)) for rule, content in made.items()], sqnr_of(int8.content)
-
-
-def _references(gatekeeper: Gate, int8: Int8) -> list[tuple[Tensors, Tensors]]:
-    """Gives the held-out calibration samples, or the first ones where none were held out, with float's answers."""
-    held = int8.collected
-    if held.held_feeds:
-        return list(zip(held.held_feeds, held.held_outputs, strict=True))[:SAMPLES]
-    return [(feeds, gatekeeper.run_float(feeds)) for feeds in _first(gatekeeper)]
+        return [_Form(rule, file, sqnr_of(str(file))) for rule, file in made.items()], sqnr_of(int8.content)
 
 
 def _first(gatekeeper: Gate) -> list[Tensors]:
+    """Gives the first calibration samples, for where none were held out."""
     feeds: list[Tensors] = []
     for batch in gatekeeper.data.calibration.batches():
         feeds += [
@@ -96,16 +93,17 @@ def _judged(gatekeeper: Gate, judged: Judged, form: _Form, int8_db: float) -> Cp
         return _refused(
             figures, f"{form.sqnr_db:.1f} dB SQNR, where INT8 has {int8_db:.1f}: more than {NOISE_DB:g} lost"
         )
-    if reason := _golden_fault(form.content, golden.golden_from_arrays(judged.golden)):
+    content = form.file.read_bytes()
+    if reason := _golden_fault(content, golden.golden_from_arrays(judged.golden)):
         return _refused(figures, reason)
-    verdict = gatekeeper.judgement(form.content, stage="lower", is_integer=True).verdict
+    verdict = gatekeeper.judgement(content, stage="lower", is_integer=True).verdict
     figures = msgspec.structs.replace(figures, value=verdict.int8_score.value, drop=verdict.drop)
     if not verdict.passed:
         return _refused(figures, f"{verdict.drop:.2f} points lost against float, {verdict.max_drop:g} allowed")
     lost = round(verdict.drop - judged.judgement.verdict.drop, 9)
     if lost > _most_lost(judged):
         return _refused(figures, f"{lost:.2f} points lost against INT8, {MOST_LOST:g} allowed")
-    return CpuForm(form.content, figures)
+    return CpuForm(content, figures)
 
 
 def _most_lost(judged: Judged) -> float:

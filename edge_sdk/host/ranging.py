@@ -69,7 +69,7 @@ def ranged(job: Job, data: Opened, scan: Scan, graph: Graph) -> Ranged:
         choice = _chosen(job, collected, measured)
     with job.stages("coverage"):
         points = coverage.curve(collected, choice, measured().sqnr_of if collected.held_feeds else None)
-    return Ranged(collected, choice, points, notes)
+    return Ranged(collected._replace(marks=()), choice, points, notes)  # nobody asks for the marks again
 
 
 def _chosen(job: Job, collected: collect.Collected, measured: Callable[[], Measures]) -> choose.Choice:
@@ -102,6 +102,7 @@ def _collected(
                 tensors,
                 data.calibration.batches(),
                 hold_out=True,
+                prepare=data.calibration.prepare,
                 answers=network.outputs,
                 evaluated={digest: index for index, digest in enumerate(scan.digests)},
                 expected=data.calibration.expected,
@@ -224,7 +225,7 @@ def _references(
 ) -> list[tuple[Tensors, Tensors]]:
     """Gives held-out samples, spread over the data, with the float model's answers; in one batch where axes allow."""
     step = max(1, len(collected.held_feeds) // count)
-    pairs = list(zip(collected.held_feeds, collected.held_outputs, strict=True))[::step][:count]
+    pairs = collected.references(count, step)
     is_free = all(spec.shape[0] is None and None not in spec.shape[1:] for spec in inputs)
     if not (
         is_free and pairs and all(values.ndim and len(values) == 1 for _, found in pairs for values in found.values())

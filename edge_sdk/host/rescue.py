@@ -110,7 +110,7 @@ def _batches(gatekeeper: Gate, int8: Int8, count: int) -> list[Tensors]:
         is_alike = all({n: v.shape for n, v in one.items()} == {n: v.shape for n, v in held[0].items()} for one in held)
         if is_free and is_alike:
             return [{name: np.concatenate([one[name] for one in held]) for name in held[0]}]
-        return list(held)
+        return held
     found: list[Tensors] = []
     for batch in gatekeeper.data.calibration.batches():
         left = count - sum(map(_count, found))

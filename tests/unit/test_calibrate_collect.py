@@ -57,6 +57,27 @@ def test_each_eighth_sample_is_held_out_whatever_the_batches():
         np.testing.assert_array_equal(np.concatenate([feeds["x"] for feeds in held]), VALUES[7::8])
 
 
+def test_what_is_held_out_is_prepared_when_it_is_asked_for():
+    pixels = (VALUES * 10).astype(np.int8)
+    batch = samples.Batch(0, {"x": pixels}, {"x": pixels / np.float32(10)}, None, tuple(map(str, range(len(pixels)))))
+    asked = []
+
+    def prepare(raw):
+        asked.append(raw["x"].dtype)
+        return {"x": raw["x"] / np.float32(10)}
+
+    found = collect.collected(lambda _feeds: {}, ["x"], [batch], hold_out=True, prepare=prepare, answers=lambda v: v)
+
+    assert asked == []
+    np.testing.assert_array_equal(
+        np.concatenate([feeds["x"] for feeds in found.held_feeds[1:3]]), batch.feeds["x"][15:24:8]
+    )
+    assert asked == [np.int8, np.int8]
+    for given, answer in found.references(2, step=2):
+        np.testing.assert_array_equal(given["x"], answer["x"])
+    assert len(found.references(1000)) == len(found.held_feeds)
+
+
 def test_what_is_held_out_is_bounded():
     many = np.ones((1000, 6), np.float32)
     assert len(collected(many, hold_out=True).held_feeds) == collect.HELD_OUT_MOST

@@ -81,14 +81,15 @@ def test_a_float_bundle_has_none(build):
     assert bundles.CPU_MODEL not in bundles.read_bundle(Path(built.bundle)).manifest.files
 
 
-def spoiled(content, steps):
-    """The same model with a bias of the classifier moved by so many steps."""
-    proto = onnx.load_model_from_string(content)
+def spoil(source, target, steps):
+    """Writes the same model with a bias of the classifier moved by so many steps."""
+    proto = onnx.load(source)
     bias = next(t for t in proto.graph.initializer if t.name == "logits_cpu_bias")
     codes = hg.initializer(proto, bias.name).copy()
     codes[3] += steps
     bias.CopyFrom(hg.constant(bias.name, codes))
-    return proto.SerializeToString()
+    onnx.save(proto, target)
+    return target
 
 
 @pytest.mark.parametrize(
@@ -96,11 +97,11 @@ def spoiled(content, steps):
     [(2**20, r"^-?[\d.]+ dB SQNR, where INT8 has [\d.]+: more than 1 lost$"), (-(2**20), "1 lost$")],
 )
 def test_one_that_adds_noise_is_left_out_and_said_why(build, monkeypatch, steps, reason):
-    honest = lowering.lowered_models
+    honest = lowering.write_lowered
     monkeypatch.setattr(
         lowering,
-        "lowered_models",
-        lambda int8, feeds: {rule: spoiled(content, steps) for rule, content in honest(int8, feeds).items()},
+        "write_lowered",
+        lambda *given: {rule: spoil(file, file, steps) for rule, file in honest(*given).items()},
     )
 
     built = build()
@@ -115,13 +116,13 @@ def test_one_that_adds_noise_is_left_out_and_said_why(build, monkeypatch, steps,
     ("factor", "reason"), [(1e9, "points lost against float, 5 allowed"), (2.0, "output 'logits' is ")]
 )
 def test_one_that_answers_otherwise_is_left_out(build, monkeypatch, factor, reason):
-    honest = lowering.lowered_models
+    honest = lowering.write_lowered
     monkeypatch.setattr(cpu_form, "NOISE_DB", 1000.0)
     monkeypatch.setattr(variants, "LOWERED_FACTOR", factor)
     monkeypatch.setattr(
         lowering,
-        "lowered_models",
-        lambda int8, feeds: {rule: spoiled(content, 2**20) for rule, content in honest(int8, feeds).items()},
+        "write_lowered",
+        lambda *given: {rule: spoil(file, file, 2**20) for rule, file in honest(*given).items()},
     )
 
     built = build()
@@ -132,12 +133,12 @@ def test_one_that_answers_otherwise_is_left_out(build, monkeypatch, factor, reas
 
 
 def test_of_several_the_first_that_passes_is_taken(build, monkeypatch):
-    honest = lowering.lowered_models
+    honest = lowering.write_lowered
 
-    def made(int8, feeds):
-        first, *rest = honest(int8, feeds).items()
-        return {"max": spoiled(first[1], 2**20), "mse": first[1]}
+    def made(int8, feeds, folder):
+        good = next(iter(honest(int8, feeds, folder).values()))
+        return {"max": spoil(good, folder / "spoiled.onnx", 2**20), "mse": good}
 
-    monkeypatch.setattr(lowering, "lowered_models", made)
+    monkeypatch.setattr(lowering, "write_lowered", made)
 
     assert (build().cpu.is_packed, build().cpu.rule) == (True, "mse")

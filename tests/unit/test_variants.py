@@ -73,11 +73,11 @@ def int8_of(proto, feeds):
     return models.serialized(qdq.quantized_proto(model, placed, scales))
 
 
-def files_of(proto):
+def files_of(proto, folder):
     """The model files and golden samples that the builder would write."""
     feeds = {"image": images(16, 1)}
     int8 = int8_of(proto, feeds)
-    lowered = lowering.lowered_models(int8, [feeds])
+    lowered = lowering.write_lowered(int8, [feeds], folder)
     picked = [{"image": one[None]} for one in images(8, 2)]
     run_float, run_int8 = (ort.runner_from_model(model) for model in (proto.SerializeToString(), int8))
     arrays = packing.golden_arrays(
@@ -89,15 +89,15 @@ def files_of(proto):
     return {
         bundles.FLOAT_MODEL: proto.SerializeToString(),
         bundles.INT8_MODEL: int8,
-        bundles.CPU_MODEL: lowered["percentile"],
+        bundles.CPU_MODEL: lowered["percentile"].read_bytes(),
         bundles.GOLDEN: packing.npz_bytes(arrays),
         bundles.CALIBRATION: b"{}",
     }
 
 
 @pytest.fixture(scope="module")
-def residual_files():
-    return files_of(net(is_depthwise=False))
+def residual_files(tmp_path_factory):
+    return files_of(net(is_depthwise=False), tmp_path_factory.mktemp("lowered"))
 
 
 @pytest.fixture
@@ -135,9 +135,9 @@ def test_integer_kernels_are_chosen_where_they_are_faster_and_said_to_run(write,
         assert engine.infer({"image": images(1, 5)})["logits"].shape == (1, 10)
 
 
-def test_on_depthwise_convolutions_the_timing_decides_otherwise(write):
+def test_on_depthwise_convolutions_the_timing_decides_otherwise(write, tmp_path):
     """ONNX Runtime's float kernels are near or ahead of its integer kernels there, and INT8 as it is far behind."""
-    choice = bundled.chosen(write(files_of(net(is_depthwise=True))), threads=1)
+    choice = bundled.chosen(write(files_of(net(is_depthwise=True), tmp_path)), threads=1)
 
     assert choice.best_ns["float"] < choice.best_ns["int8"]
     assert choice.best_ns[choice.variant] <= variants.GAIN * min(choice.best_ns.values())

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ _MARKS = 3
 
 Run = Callable[[Mapping[str, NDArray[Any]]], Tensors]
 Answers = Callable[[Mapping[str, NDArray[Any]]], Tensors]
+Prepare = Callable[[Mapping[str, NDArray[Any]]], Tensors]
 Histograms = dict[str, ranges.MagnitudeHistogram]
 
 
@@ -55,13 +56,40 @@ class State(NamedTuple):
     marks: tuple[Mark, ...] = ()
 
 
+class HeldOut(Sequence[Tensors]):
+    """Samples kept as they were read, for pixels in a quarter of the room, and prepared when they are asked for.
+
+    Args:
+        raw: one batch of 1 each.
+        prepare: from what was read to what the network takes.
+    """
+
+    def __init__(self, raw: Sequence[Tensors] = (), prepare: Prepare = dict) -> None:
+        self._raw = tuple(raw)
+        self._prepare = prepare
+
+    def __len__(self) -> int:
+        return len(self._raw)
+
+    @overload
+    def __getitem__(self, index: int) -> Tensors: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Tensors]: ...
+
+    def __getitem__(self, index: int | slice) -> Tensors | list[Tensors]:
+        if isinstance(index, slice):
+            return [self._prepare(raw) for raw in self._raw[index]]
+        return self._prepare(self._raw[index])
+
+
 class Collected(NamedTuple):
     """What the pass left behind.
 
     Attributes:
         fitted: histograms of the samples that were not held out, by tensor.
         held_out: those of the held-out samples.
-        held_feeds: the held-out samples, prepared, one batch of 1 each.
+        held_feeds: the held-out samples, one batch of 1 each.
         digests: of every sample, in order.
         held_outputs: what the float model answered to each of `held_feeds`.
         marks: the fitted histograms at an eighth, a quarter and a half of the samples.
@@ -70,7 +98,7 @@ class Collected(NamedTuple):
 
     fitted: Histograms
     held_out: Histograms
-    held_feeds: tuple[Tensors, ...]
+    held_feeds: HeldOut
     digests: tuple[str, ...]
     held_outputs: tuple[Tensors, ...] = ()
     marks: tuple[Mark, ...] = ()
@@ -81,6 +109,11 @@ class Collected(NamedTuple):
         total = dict(self.fitted)
         _add(total, self.held_out)
         return total
+
+    def references(self, count: int, step: int = 1) -> list[tuple[Tensors, Tensors]]:
+        """Gives up to `count` held-out samples, each `step`-th one, with the float model's answers."""
+        places = slice(0, count * step, step)
+        return list(zip(self.held_feeds[places], self.held_outputs[places], strict=True))
 
     def state(self) -> State:
         """Gives what can be saved."""
@@ -93,6 +126,7 @@ def collected(
     batches: Iterable[Batch],
     *,
     hold_out: bool = False,
+    prepare: Prepare = dict,
     answers: Answers | None = None,
     evaluated: Mapping[str, int] | None = None,
     expected: int | None = None,
@@ -108,7 +142,8 @@ def collected(
         run: gives the values of `tensors` that are not inputs.
         tensors: names of the activations.
         batches: of the calibration data.
-        hold_out: keep every eighth sample apart (16 MB and 32 samples at most).
+        hold_out: keep every eighth sample apart (16 MB prepared and 32 samples at most).
+        prepare: how raw samples become what the network takes; by default they are that.
         answers: gives the model's outputs from those values and the inputs; they are kept of the held-out samples.
         evaluated: digests of the evaluation samples with their index.
         expected: how many samples there will be, if known; where the coverage curve's points are.
@@ -139,7 +174,7 @@ def collected(
     return Collected(
         work.fitted,
         work.held_out,
-        tuple(work.held_feeds),
+        HeldOut(work.held_raw, prepare),
         tuple(work.digests),
         tuple(work.held_outputs),
         marks.found(len(work.digests)),
@@ -198,7 +233,7 @@ class _Pass:
     ) -> None:
         self.fitted, self.held_out = dict(before.fitted), dict(before.held_out)
         self.digests, self.held = list(before.digests), list(before.held)
-        self.held_feeds: list[Tensors] = []
+        self.held_raw: list[Tensors] = []
         self.held_outputs: list[Tensors] = []
         self._run = run
         self._tensors = tensors
@@ -216,7 +251,7 @@ class _Pass:
             known = self._known_as(index, digest)
             is_new[row] = known is None
             is_held[row] = known or (hold_out and known is None and index % HELD_OUT_EVERY == HELD_OUT_EVERY - 1)
-            is_held[row] &= bool(known) or _has_room(self.held_feeds, batch.feeds, int(is_held[:row].sum()))
+            is_held[row] &= bool(known) or _has_room(len(self.held_raw), batch.feeds, int(is_held[:row].sum()))
             if is_new[row]:
                 self.digests.append(digest)
                 self.held.append(bool(is_held[row]))
@@ -238,12 +273,12 @@ class _Pass:
 
     def _take_held(self, batch: Batch, row: int, *, is_new: bool) -> None:
         """Runs a held-out sample by itself: for its histograms where it is new, and for the model's answers."""
-        feeds = {name: values[row : row + 1].copy() for name, values in batch.feeds.items()}
+        feeds = {name: values[row : row + 1] for name, values in batch.feeds.items()}
         values = self._run(feeds) | feeds
         if is_new:
             _add(self.held_out, dict(self._histograms(values, [batch.digests[row]], batch.first + row)))
-        if _has_room(self.held_feeds, feeds):
-            self.held_feeds.append(feeds)
+        if _has_room(len(self.held_raw), feeds):
+            self.held_raw.append({name: values[row : row + 1].copy() for name, values in batch.raw.items()})
             given = self._answers(values) if self._answers else {}
             self.held_outputs.append({name: array.copy() for name, array in given.items()})
 
@@ -310,8 +345,8 @@ def _add(total: Histograms, more: Mapping[str, ranges.MagnitudeHistogram]) -> No
         total[name] = ranges.merge(total[name], histogram) if name in total else histogram
 
 
-def _has_room(held: list[Tensors], feeds: Tensors, more: int = 0) -> bool:
+def _has_room(held: int, feeds: Tensors, more: int = 0) -> bool:
     """Says whether another sample can be held out, with `more` about to be."""
     sample_bytes = sum(values[:1].nbytes for values in feeds.values())
-    count = len(held) + more
+    count = held + more
     return count < HELD_OUT_MOST and (count + 1) * sample_bytes <= _HELD_OUT_BYTES

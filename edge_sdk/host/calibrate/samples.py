@@ -143,6 +143,10 @@ class Data:
                 f"{self.name} holds no samples{unreadable}; give data that the model will see in use"
             )
 
+    def prepare(self, raw: Mapping[str, NDArray[Any]]) -> Tensors:
+        """Gives what the network takes for raw arrays with the batch axis."""
+        return prepared_feeds(raw, self._inputs, self._preprocess)
+
     def _check(self, sample: Sample) -> None:
         names = {spec.name for spec in self._inputs}
         if sample.raw.keys() != names:
@@ -165,7 +169,7 @@ class Data:
 
     def _assembled(self, samples: list[Sample], first: int) -> Batch:
         raw = {spec.name: np.stack([sample.raw[spec.name] for sample in samples]) for spec in self._inputs}
-        feeds = prepared_feeds(raw, self._inputs, self._preprocess)
+        feeds = self.prepare(raw)
         for name, values in feeds.items():
             if values.dtype.kind == "f" and not np.isfinite(values).all():
                 rows = np.isfinite(values.reshape(len(samples), -1)).all(axis=1)

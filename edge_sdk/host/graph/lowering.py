@@ -19,7 +19,9 @@ Left as they are: products and layers whose result goes out of the graph or into
 `placement`), and whatever the INT8 model computes in float.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,15 +59,16 @@ RULES = ("mse", "percentile", "max")
 """Which of `thresholds.METHODS` are tried for the further scales; none is the best for every network."""
 
 
-def lowered_models(int8: bytes, feeds: Iterable[Mapping[str, NDArray[Any]]]) -> dict[str, bytes]:
-    """Gives serialised models for ONNX Runtime's integer kernels, one by each rule for the scales that INT8 lacks.
+def write_lowered(int8: bytes, feeds: Iterable[Mapping[str, NDArray[Any]]], folder: Path) -> dict[str, Path]:
+    """Writes models for ONNX Runtime's integer kernels, one by each rule for the scales that INT8 lacks.
 
     Args:
         int8: serialised, as `qdq.quantized_model` makes it.
         feeds: sample inputs, from which those scales are taken.
+        folder: where the files go; together they are three times as large as the model.
 
     Returns:
-        By the rule's name; nothing where no layer can use integer kernels.
+        The files by the rule's name, none of them like another; nothing where no layer can use integer kernels.
 
     Raises:
         EngineError: the INT8 model can't be run on the sample inputs.
@@ -75,15 +78,19 @@ def lowered_models(int8: bytes, feeds: Iterable[Mapping[str, NDArray[Any]]]) -> 
     histograms = _histograms(int8, _plan(int8).unscaled(), feeds)
     ort.give_back()  # what those runs took, before the forms are written
     plan = _plan(int8)  # anew, which is quick: it holds the weights, and the runs before it need much memory
-    made: dict[str, bytes] = {}
+    made: dict[str, Path] = {}
+    known: set[str] = set()
     for rule in RULES:
         graph = Stripped(onnx.load_model_from_string(int8))
         scales = {name: _scale(histogram, rule) for name, histogram in histograms.items()}
         proto = _written(graph, plan, _codings(graph, plan, scales))
         onnx.checker.check_model(proto)
         content = models.serialized(proto)
-        if content not in made.values():
-            made[rule] = content
+        digest = hashlib.sha256(content).hexdigest()
+        if digest not in known:
+            known.add(digest)
+            made[rule] = folder / f"{rule}.onnx"
+            made[rule].write_bytes(content)
     return made
 
 
