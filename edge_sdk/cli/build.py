@@ -1,6 +1,7 @@
 """``edge-sdk build``: a model of any framework to a gated INT8 bundle."""
 
 import argparse
+import functools
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from edge_sdk import errors
 from edge_sdk.cli import compile as compiling
 from edge_sdk.cli import elsewhere, settings_file, show
 from edge_sdk.cli.command import Command
-from edge_sdk.engines import away
+from edge_sdk.engines import apart, away
 from edge_sdk.engines.finish import Finished
 from edge_sdk.engines.nvidia import ShapeRange
 from edge_sdk.host import builder
@@ -105,12 +106,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise errors.UsageError(f"--dla {arguments.dla} is no accelerator; they are counted from 0")
     if host is not None:
         away.check_host(host, compiler=FINISHER, dla_core=arguments.dla)  # before the long work
-    elif shapes or arguments.dla is not None:
-        raise errors.UsageError(
-            "--shape and --dla are for the engine that --on builds; give them with it, or to compile"
-        )
+    elif arguments.dla is not None:
+        raise errors.UsageError("--dla is for the engine that --on builds; give it with it, or to compile")
     try:
-        built = _built(arguments)
+        built = _built(arguments, shapes)
     except KeyboardInterrupt:
         if rangefile.folder_beside(arguments.output).exists():
             show.say("edge-sdk: calibration is saved; the same command with --resume goes on from there")
@@ -141,7 +140,8 @@ def _finished(arguments: argparse.Namespace, host: away.Host, shapes: dict[str, 
         raise
 
 
-def _built(arguments: argparse.Namespace) -> BuildResult:
+def _built(arguments: argparse.Namespace, shapes: dict[str, ShapeRange]) -> BuildResult:
+    progress = show.Progress()
     return builder.build_bundle(
         arguments.model,
         arguments.output,
@@ -167,7 +167,8 @@ def _built(arguments: argparse.Namespace) -> BuildResult:
         resume=arguments.resume,
         keep_layout=arguments.keep_layout,
         force=arguments.force,
-        progress=show.Progress(),
+        check=functools.partial(apart.check_model, shapes=shapes, progress=progress),
+        progress=progress,
     )
 
 

@@ -2,16 +2,18 @@
 
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
 
 from edge_sdk import errors
 from edge_sdk.engines import child, compilers
+from edge_sdk.engines.nvidia import ShapeRange
 from edge_sdk.records.bundle import CompilerReport
 
 _LAST_WORDS = 2000
+_MODEL, _SHAPES = "model.onnx", "shapes.json"
 
 
 class _Answer(msgspec.Struct, frozen=True, tag="answer"):
@@ -21,7 +23,12 @@ class _Answer(msgspec.Struct, frozen=True, tag="answer"):
     refusal: str = ""
 
 
-def check_model(model: bytes, *, progress: Callable[[str, int, int], None] | None = None) -> CompilerReport:
+def check_model(
+    model: bytes,
+    *,
+    shapes: Mapping[str, ShapeRange] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> CompilerReport:
     """Gives what `compilers.check_model` gives, from a child process that ends with this call.
 
     Raises:
@@ -29,12 +36,13 @@ def check_model(model: bytes, *, progress: Callable[[str, int, int], None] | Non
         UsageError: as the compiler's driver raises it.
     """
     with tempfile.TemporaryDirectory(prefix="edge-sdk-") as folder:
-        file, words = Path(folder) / "model.onnx", Path(folder) / "words.txt"
-        file.write_bytes(model)
+        words = Path(folder) / "words.txt"
+        (Path(folder) / _MODEL).write_bytes(model)
+        (Path(folder) / _SHAPES).write_bytes(msgspec.json.encode(shapes or {}))
         with (
             words.open("wb") as log,
             subprocess.Popen(
-                child.command("apart", str(file)),
+                child.command("apart", folder),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -54,15 +62,16 @@ def check_model(model: bytes, *, progress: Callable[[str, int, int], None] | Non
     return answer.report
 
 
-def main(model: str) -> None:
-    """Asks the compiler about a file and writes steps and answer, a line each, to stdout."""
+def main(folder: str) -> None:
+    """Asks the compiler about the model in a folder and writes steps and answer, a line each, to stdout."""
     lines = child.take_lines()
 
     def progress(stage: str, done: int, total: int) -> None:
         child.write(lines, child.Step(stage, done, total))
 
     try:
-        answer = _Answer(compilers.check_model(Path(model).read_bytes(), progress=progress))
+        shapes = msgspec.json.decode((Path(folder) / _SHAPES).read_bytes(), type=dict[str, ShapeRange])
+        answer = _Answer(compilers.check_model((Path(folder) / _MODEL).read_bytes(), shapes=shapes, progress=progress))
     except errors.UsageError as error:
         answer = _Answer(refusal=str(error))
     child.write(lines, answer)

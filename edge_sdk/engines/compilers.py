@@ -60,10 +60,23 @@ def compile_model(
     return compiled
 
 
-def check_model(model: bytes, *, progress: Callable[[str, int, int], None] | None = None) -> CompilerReport:
+def check_model(
+    model: bytes,
+    *,
+    shapes: Mapping[str, ShapeRange] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> CompilerReport:
     """Gives the report of the first compiler that is installed; a refusal is in the report, not raised.
 
     TensorRT proper comes first; on a machine with neither, the report's `ok` is None.
+
+    Args:
+        model: serialised ONNX.
+        shapes: as for `compile_model`.
+        progress: called as (stage, done, total).
+
+    Raises:
+        UsageError: a free axis beyond the batch without a range.
     """
     for name in COMPILERS:
         try:
@@ -71,7 +84,7 @@ def check_model(model: bytes, *, progress: Callable[[str, int, int], None] | Non
         except errors.UsageError:
             continue  # not installed here; the next one may be
         try:
-            return driver(model, shapes={}, progress=progress).report
+            return driver(model, shapes=shapes or {}, progress=progress).report
         except errors.EngineError:
             continue  # it builds on a GPU only, and here is none
     return ABSENT.report

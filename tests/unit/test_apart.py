@@ -34,6 +34,18 @@ def test_steps_are_told_and_a_refusal_is_in_the_report():
     assert refused.messages
 
 
+@pytest.mark.skipif(not HAS_RTX, reason="needs NVIDIA's TensorRT for RTX wheel")
+@pytest.mark.rtx
+def test_free_axes_beyond_the_batch_are_checked_in_their_range():
+    model = hg.residual()
+    for axis, name in ((2, "H"), (3, "W")):
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name
+    with pytest.raises(errors.UsageError, match="--shape image="):
+        apart.check_model(model.SerializeToString())
+    shapes = {"image": ((1, 1, 8, 8), (1, 1, 16, 16), (4, 1, 32, 32))}
+    assert apart.check_model(model.SerializeToString(), shapes=shapes).ok
+
+
 @pytest.mark.parametrize(
     "fault", ["import os; os.kill(os.getpid(), 11)", "import os; os._exit(3)", "raise RuntimeError('lost')"]
 )

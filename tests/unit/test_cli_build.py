@@ -6,6 +6,7 @@ import host_graphs as hg
 import numpy as np
 import pytest
 
+import edge_sdk
 from edge_sdk.cli import build, main
 from edge_sdk.host import builder
 from edge_sdk.wire import bundles
@@ -214,13 +215,24 @@ class TestCalibration:
         assert main.run(command("--resume")) == 0
         assert not (work / ".net.edge.unfinished").exists()
 
+    def test_free_height_and_width_stay_free_and_are_compiled_for_their_range(self, work, capsys):
+        model = hg.residual()
+        for axis, name in ((2, "H"), (3, "W")):
+            model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name
+        hg.save(model, work / "net.onnx")
+        assert main.run(command("--json", "--shape", "image=1x1x8x8:1x1x16x16:4x1x32x32")) == 0
+        assert said(capsys)["compiler"]["ok"] in (True, None)  # None: no compiler is installed here
+        with edge_sdk.open_engine("net.edge", variant="int8") as engine:
+            assert engine.infer({"image": np.zeros((3, 1, 24, 12), np.float32)})["logits"].shape == (3, 10)
+
     @pytest.mark.parametrize(
         ("options", "word"),
         [
-            (("--shape", "image=1x1x8x8:2x1x8x8:4x1x8x8"), "the engine that --on builds"),
             (("--dla", "0"), "the engine that --on builds"),
             (("--dla", "-1"), "counted from 0"),
             (("--shape", "image=1x1"), "is not INPUT=MIN:USUAL:MAX"),
+            (("--shape", "image=2x1x8x8:1x1x8x8:4x1x8x8"), "MIN <= USUAL <= MAX"),
+            (("--shape", "image=1x8:1x1x8x8:4x1x8x8"), "as many axes"),
         ],
     )
     def test_what_an_engine_is_for_needs_one(self, work, capsys, options, word):
