@@ -166,8 +166,8 @@ def parse_shape(text: str) -> tuple[str, ShapeRange]:
     is_even = len(low) == len(usual) == len(high)
     if not is_even or not all(1 <= a <= b <= c for a, b, c in zip(low, usual, high, strict=True)):
         raise errors.UsageError(
-            f"--shape {text!r} does not fit: expected as many axes in each, from 1 up, and MIN <= USUAL <= MAX on every "
-            "one, for example image=1x28:2x28:4x28"
+            f"--shape {text!r} does not fit: expected as many axes in each, from 1 up, and MIN <= USUAL <= MAX on each "
+            "of them, for example image=1x28:2x28:4x28"
         )
     return name, (low, usual, high)
 
