@@ -27,14 +27,18 @@ def preparation_notes(job: Job, data: Opened, graph: Graph) -> tuple[str, ...]:
 
 
 def fit_notes(gatekeeper: Gate, scan: Scan, judgement: gate.Judgement) -> tuple[str, ...]:
-    """Gives what the float model's scores on training and evaluation data say, where training data was given.
+    """Gives what the float model's scores on evaluation data and, where that was given, on training data say.
 
     Raises:
         DataError: the training data has no labels that the metric can be scored on.
     """
     job, train = gatekeeper.job, gatekeeper.data.train
+    classes = pairs.class_count(gatekeeper.graph.model.outputs)
+    notes = []
+    if classes is not None and judgement.verdict.metric == "top-1":
+        notes.append(preparation.remark_on_guessing(judgement.verdict.float_score, classes))
     if train is None:
-        return ()
+        return tuple(filter(None, notes))
     seen: set[str] = set()
     with job.stages("train"):
         found = gate.judged(
@@ -46,13 +50,11 @@ def fit_notes(gatekeeper: Gate, scan: Scan, judgement: gate.Judgement) -> tuple[
             max_drop=gatekeeper.max_drop,
             on_samples=job.stages.counter("train", train.expected),
         )
-    notes = []
     if shared := len(seen & set(scan.digests)):
         notes.append(
             f"{shared} of {len(scan.digests)} evaluation samples are in the training data too: the accuracy is not "
             "that of unseen data"
         )
-    classes = pairs.class_count(gatekeeper.graph.model.outputs)
     scores = found.verdict.float_score, judgement.verdict.float_score
     notes.append(fit.remark(*scores, metric=judgement.verdict.metric, classes=classes))
     return tuple(filter(None, notes))

@@ -196,6 +196,39 @@ class TestPreparation:
         pictures, labels = self.pictures(side=8)
         assert self.finding(lambda feeds: {"y": rng.uniform(size=(64, 3))}, pictures, labels) is None
 
+    def labelled(self, pictures, labels):
+        found = self.finding(self.by_colour, pictures, labels)
+        assert found.is_far
+        with pytest.raises(errors.DataError, match=r"the labels look wrong: of 64 samples"):
+            preparation.check_far(found)
+        return found
+
+    def test_labels_that_count_from_1_are_refused(self):
+        pictures, labels = self.coloured()
+        assert "one lower" in self.labelled(pictures, labels + 1).name
+        assert "one higher" in self.labelled(pictures, labels - 1).name
+
+    def test_labels_in_another_order_of_the_classes_are_refused(self):
+        pictures, labels = self.coloured()
+        found = self.labelled(pictures, np.array([1, 0, 2])[labels])
+        assert "what the model calls class 0 is labelled 1" in found.name
+        assert found.other == 1
+
+    def test_labels_of_other_samples_fit_in_no_order(self):
+        pictures, labels = self.coloured()
+        assert self.finding(self.by_colour, pictures, np.random.default_rng(5).permutation(labels)) is None
+
+    def test_a_wide_classifier_costs_no_table_of_all_its_classes(self):
+        pictures, labels = self.coloured()
+        far = np.array([7, 1_000_000_000, 12])[labels]
+        assert "is labelled 7" in self.labelled(pictures, far).name
+
+    @pytest.mark.parametrize(
+        ("hits", "classes", "is_told"), [(6, 10, True), (0, 1000, True), (38, 2, True), (16, 10, False)]
+    )
+    def test_a_model_that_does_no_better_than_guessing_is_told(self, hits, classes, is_told):
+        assert bool(preparation.remark_on_guessing(scores.wilson_score(hits, 64), classes)) is is_told
+
     def test_what_is_no_picture_is_tried_for_scale_only(self):
         assert len(list(preparation.variants((4, 100), None))) == 2
         assert len(list(preparation.variants((4, 1, 28, 20), None))) == 2

@@ -1,6 +1,6 @@
-"""Preprocessing mistakes: the float model scored on labelled samples as they are, and with usual mistakes undone."""
+"""Mistakes in preprocessing and labels: the float model scored on labelled samples, and with usual mistakes undone."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ from edge_sdk import errors
 from edge_sdk.engines.protocol import Tensors
 from edge_sdk.host.judge.gate import Run
 from edge_sdk.numerics import intervals
-from edge_sdk.records.bundle import Preprocess
+from edge_sdk.records.bundle import Preprocess, Score
 
 SAMPLES = 64
 """Labelled samples that each variant is scored on."""
@@ -35,17 +35,27 @@ class Variant(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """A variant that scores better: top-1 as given and with it, and whether that is far better."""
+    """A variant that scores better: top-1 as given and with it, and whether that is far better.
+
+    `is_of_labels`: it is the labels that vary, not how the inputs are prepared.
+    """
 
     name: str
     samples: int
     given: float
     other: float
     is_far: bool
+    is_of_labels: bool = False
 
     @property
     def message(self) -> str:
         """What is wrong and what to do."""
+        if self.is_of_labels:
+            return (
+                f"the labels look wrong: of {self.samples} samples the float model gets {self.given:.1%} right as they "
+                f"are labelled, and {self.other:.1%} with {self.name}; mend the labels, or name the classes in the "
+                "model's order with --classes"
+            )
         return (
             f"the preprocessing looks wrong: of {self.samples} samples the float model gets {self.given:.1%} right as "
             f"they are prepared, and {self.other:.1%} with {self.name}; mend --preprocess or the data"
@@ -84,13 +94,16 @@ def finding(run: Run, output: str, batches: Sequence[Labelled], rules: Mapping[s
         batches: prepared samples and their labels.
         rules: by input name.
     """
-    given = np.concatenate([_hits(run(feeds)[output], labels) for feeds, labels in batches])
+    labels = np.concatenate([batch[1] for batch in batches])
+    answers = _answers(run, output, batches)
+    given = answers == labels
     if given.mean() >= WELL:
         return None
 
     def hits_of(name: str, variant: Variant) -> NDArray[np.bool_]:
-        changed = ({**feeds, name: variant.change(feeds[name])} for feeds, _ in batches)
-        return np.concatenate([_hits(run(feeds)[output], b[1]) for feeds, b in zip(changed, batches, strict=True)])
+        changed = (({**feeds, name: variant.change(feeds[name])}, known) for feeds, known in batches)
+        hits: NDArray[np.bool_] = _answers(run, output, changed) == labels
+        return hits
 
     tried = {
         f"{variant.name} for input {name!r}": hits_of(name, variant)
@@ -98,10 +111,26 @@ def finding(run: Run, output: str, batches: Sequence[Labelled], rules: Mapping[s
         if values.dtype == np.float32
         for variant in variants(values.shape, rules.get(name))
     }
-    if not tried:
-        return None
+    relabelled = dict(_relabelled(answers, labels))
+    tried |= relabelled
     best = max(tried, key=lambda name: int(tried[name].sum()))
-    return _judged(best, given, tried[best])
+    return _judged(best, given, tried[best], is_of_labels=best in relabelled)
+
+
+def remark_on_guessing(score: Score, classes: int) -> str:
+    """Gives a warning where a model that was given labels does no better than guessing; else an empty text.
+
+    >>> remark_on_guessing(Score(0.09, 0.04, 0.19), 10)[:32]
+    'the float model gets 9.0% right,'
+    >>> remark_on_guessing(Score(0.47, 0.35, 0.59), 10)
+    ''
+    """
+    if score.low > 1 / classes:
+        return ""
+    return (
+        f"the float model gets {score.value:.1%} right, which guessing one of its {classes} classes may do too: check "
+        "that model, labels and preprocessing belong together; what INT8 loses of nothing says nothing"
+    )
 
 
 def check_far(found: Finding | None) -> str:
@@ -115,17 +144,39 @@ def check_far(found: Finding | None) -> str:
     return "" if found is None else found.message
 
 
-def _judged(name: str, given: NDArray[np.bool_], other: NDArray[np.bool_]) -> Finding | None:
+def _relabelled(answers: NDArray[np.int64], labels: NDArray[np.int64]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """Gives usual mistakes in the labels, and which samples would be right without each."""
+    yield "every label one lower (they count from 1, the model from 0)", answers == labels - 1
+    yield "every label one higher", answers == labels + 1
+    (said, rows), (known, columns) = (np.unique(values, return_inverse=True) for values in (answers, labels))
+    counts = np.zeros((len(said), len(known)), np.int64)
+    np.add.at(counts, (rows, columns), 1)
+    usual = counts.argmax(axis=1)
+    if len(said) < 2 or len(np.unique(usual)) < len(said):
+        return  # no other order of the classes
+    others = counts[rows]  # of each sample how its answer is labelled elsewhere, so that none speaks for itself
+    others[np.arange(len(labels)), columns] -= 1
+    pairs = zip(said.tolist(), known[usual].tolist(), strict=True)
+    answer, label = next((pair for pair in pairs if pair[0] != pair[1]), (0, 0))
+    yield (
+        f"the classes in another order (what the model calls class {answer} is labelled {label})",
+        others.argmax(axis=1) == columns,
+    )
+
+
+def _judged(
+    name: str, given: NDArray[np.bool_], other: NDArray[np.bool_], *, is_of_labels: bool = False
+) -> Finding | None:
     counts = [int(cell.sum()) for cell in (given & other, other & ~given, given & ~other, ~given & ~other)]
     gain = intervals.paired_drop(*counts)
     if gain.value < BETTER or gain.low <= 0:
         return None
-    return Finding(name, len(given), float(given.mean()), float(other.mean()), is_far=gain.value >= FAR_BETTER)
+    return Finding(name, len(given), float(given.mean()), float(other.mean()), gain.value >= FAR_BETTER, is_of_labels)
 
 
-def _hits(outputs: NDArray[np.generic], labels: NDArray[np.int64]) -> NDArray[np.bool_]:
-    found: NDArray[np.bool_] = outputs.reshape(len(labels), -1).argmax(axis=1) == labels
-    return found
+def _answers(run: Run, output: str, batches: Iterable[Labelled]) -> NDArray[np.int64]:
+    """Gives the class that a model says of each sample."""
+    return np.concatenate([run(feeds)[output].reshape(len(labels), -1).argmax(axis=1) for feeds, labels in batches])
 
 
 def _channel_axis(shape: tuple[int, ...]) -> int | None:
