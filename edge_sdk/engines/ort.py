@@ -123,6 +123,10 @@ def runner_from_model(
     session = session_from_model(model, settings)
     if is_frugal or is_brief:
         give_back()
+    return _runner(session, outputs)
+
+
+def _runner(session: "ort.InferenceSession", outputs: Sequence[str] | None = None) -> Run:
     names = list(outputs) if outputs is not None else [argument.name for argument in session.get_outputs()]
 
     def run(feeds: Mapping[str, NDArray[Any]]) -> Tensors:
@@ -153,13 +157,15 @@ def specs_from_model(model: str | Serialized) -> tuple[tuple[tensors.TensorSpec,
     return tuple(_spec(argument) for argument in inputs), tuple(_spec(argument, "output") for argument in outputs)
 
 
-def save_optimized(model: bytes, file: Path, *, is_native: bool = False) -> None:
+def save_optimized(model: str | bytes, file: Path, *, is_native: bool = False) -> Run:
     """Writes the model as ONNX Runtime's basic optimiser leaves it: constants and batch norms folded, dead nodes gone.
+
+    Gives a function that runs what was written, as `runner_from_model` does.
 
     The basic level rewrites within the standard operators; the higher ones fuse into ONNX Runtime's own.
 
     Args:
-        model: serialised.
+        model: path of an ONNX file, or serialised ONNX.
         file: to write.
         is_native: all levels, for this very processor.
 
@@ -167,11 +173,12 @@ def save_optimized(model: bytes, file: Path, *, is_native: bool = False) -> None
         ModelError: ONNX Runtime cannot load it.
     """
     settings = _settings()
-    settings.add_session_config_entry("session.disable_prepacking", "1")  # it is not run
+    settings.add_session_config_entry("session.disable_prepacking", "1")  # it is run once or twice
+    settings.enable_cpu_mem_arena = False
     if not is_native:
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     settings.optimized_model_filepath = str(file)
-    session_from_model(model, settings)
+    return _runner(session_from_model(model, settings))
 
 
 def give_back() -> None:

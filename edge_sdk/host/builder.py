@@ -141,13 +141,15 @@ def build_bundle(
     )
     _check_job(job)
     with rangefile.work_folder(job.target):
-        return _built(job, _opened(job, examples))
+        with tempfile.TemporaryDirectory(prefix="edge-sdk-") as folder:
+            data = _opened(job, examples, Path(folder))
+            scan = _scanned(job, data)
+            graph = _folded(job, data, scan)
+        data = data._replace(model=graph.model)  # frees the weights as they were read
+        return _built(job, data, scan, graph)
 
 
-def _built(job: Job, data: Opened) -> BuildResult:
-    scan = _scanned(job, data)
-    graph = _folded(job, data, scan)
-    data = data._replace(model=graph.model)  # frees the weights as they were read
+def _built(job: Job, data: Opened, scan: Scan, graph: Graph) -> BuildResult:
     remarks = checking.preparation_notes(job, data, graph)
     reason = _reason_against_int8(job, graph)
     ranged = None if reason else ranging.ranged(job, data, scan, graph)
@@ -196,14 +198,13 @@ def _name_from_source(model: object) -> str:
     return packing.name_from_file(Path(path if Path(path).exists() else path.rpartition(":")[2]))
 
 
-def _opened(job: Job, examples: source.Examples | None) -> Opened:
-    with tempfile.TemporaryDirectory(prefix="edge-sdk-") as folder:
-        with job.stages("convert"):
-            converted = source.onnx_from_source(
-                job.source, inputs=examples, workdir=Path(folder), limits=job.limits, keep_layout=job.keep_layout
-            )
-        place = f"{Path(str(job.source)).absolute().parent}{os.sep}"  # the bundle is the same wherever it is made
-        return _opened_as_onnx(job, converted._replace(origin=converted.origin.replace(place, "")))
+def _opened(job: Job, examples: source.Examples | None, folder: Path) -> Opened:
+    with job.stages("convert"):
+        converted = source.onnx_from_source(
+            job.source, inputs=examples, workdir=folder, limits=job.limits, keep_layout=job.keep_layout
+        )
+    place = f"{Path(str(job.source)).absolute().parent}{os.sep}"  # the bundle is the same wherever it is made
+    return _opened_as_onnx(job, converted._replace(origin=converted.origin.replace(place, "")))
 
 
 def _opened_as_onnx(job: Job, converted: source.ConvertedModel) -> Opened:
@@ -242,8 +243,10 @@ def _scanned(job: Job, data: Opened) -> Scan:
 
 def _folded(job: Job, data: Opened, scan: Scan) -> Graph:
     with job.stages("fold"):
-        model = clean.cleaned(data.model, scan.probe, is_folded=data.converted.is_cleaned)
-        return Graph(model, placement.placement_from_model(model), macs.costs_by_node(model, scan.probe))
+        is_folded = data.converted.is_cleaned
+        model = clean.cleaned(data.model, scan.probe, is_folded=is_folded)
+        costs = macs.costs_by_node(model, scan.probe, data.converted.path if is_folded else None)
+        return Graph(model, placement.placement_from_model(model), costs)
 
 
 def _reason_against_int8(job: Job, graph: Graph) -> str:

@@ -5,6 +5,7 @@ duplicate is a pair whose hashes differ in few bits *and* whose thumbnails corre
 keeps when it is encoded again, resized, or made a little brighter.
 """
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -52,7 +53,7 @@ def fingerprints(pictures: NDArray[np.generic], *, is_channels_first: bool) -> F
     Source of the hash: C. Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions" (2010): the
     signs of the lowest 8x8 cosine waves of the 32x32 picture, against their median.
     """
-    grey = _shrunk(pictures).mean(axis=1) if is_channels_first else _shrunk(np.moveaxis(pictures, 3, 1)).mean(axis=1)
+    grey = _shrunk(pictures.mean(axis=1 if is_channels_first else 3, dtype=np.float32))
     small = _resized(grey, _GRID)
     waves = _cosines()
     spectrum = (waves @ small @ waves.T).reshape(len(small), -1)
@@ -99,16 +100,16 @@ def correlation(one: NDArray[np.int8], other: NDArray[np.int8]) -> float:
     return float(a @ b) / length if length else 0.0
 
 
-def _shrunk(pictures: NDArray[np.generic]) -> NDArray[np.float32]:
-    """Gives large ``[N, C, H, W]`` pictures as the means of whole pixels, at most 2 * _GRID a side and exact enough."""
-    small = pictures.astype(np.float32)
-    for axis in (3, 2):
+def _shrunk(pictures: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Gives large ``[N, H, W]`` pictures as the means of whole pixels, at most 2 * _GRID a side and exact enough."""
+    small = pictures
+    for axis in (1, 2):  # rows first: neighbours in memory add up at once
         length = small.shape[axis]
         if length > 2 * _GRID:
             starts = np.arange(2 * _GRID) * length // (2 * _GRID)
             widths = np.diff([*starts, length]).astype(np.float32)
             small = np.add.reduceat(small, starts, axis=axis)
-            small /= widths if axis == 3 else widths[:, None]
+            small /= widths if axis == 2 else widths[:, None]
     return small
 
 
@@ -119,6 +120,7 @@ def _resized(pictures: NDArray[np.float32], side: int) -> NDArray[np.float32]:
     return resized
 
 
+@functools.lru_cache(maxsize=16)
 def _averaging(length: int, side: int) -> NDArray[np.float32]:
     """Gives the matrix that averages `length` pixels into `side` cells."""
     edges = np.arange(side + 1) * (length / side)
@@ -129,6 +131,7 @@ def _averaging(length: int, side: int) -> NDArray[np.float32]:
     return averaging
 
 
+@functools.lru_cache(maxsize=1)
 def _cosines() -> NDArray[np.float32]:
     """Gives the first waves of the discrete cosine transform over the grid."""
     steps = np.pi / _GRID * (np.arange(_GRID) + 0.5)

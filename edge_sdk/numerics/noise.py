@@ -38,9 +38,24 @@ def neighbour_correlations(pictures: NDArray[np.generic], *, is_channels_first: 
         values -= values.mean(axis=(1, 2), keepdims=True)
         power = float(np.vdot(values, values)) / values.size
         if power > 0:
-            across, down = values[..., :-1] * values[..., 1:], values[:, :-1] * values[:, 1:]
-            found[index] = (float(across.mean()) + float(down.mean())) / (2 * power)
+            found[index] = (_along_rows(values) + _along_columns(values)) / (2 * power)
     return found
+
+
+def _along_rows(values: NDArray[np.float32]) -> float:
+    """Gives the mean product of neighbours in a row: of all in memory, less those between a row's end and the next."""
+    flat = values.reshape(-1)
+    rows = values.reshape(-1, values.shape[-1])
+    count = flat.size - len(rows)
+    return float(np.vdot(flat[:-1], flat[1:]) - np.vdot(rows[:-1, -1], rows[1:, 0])) / count if count else math.nan
+
+
+def _along_columns(values: NDArray[np.float32]) -> float:
+    """Gives the mean product of neighbours in a column."""
+    width = values.shape[-1]
+    planes = values.reshape(len(values), -1)
+    count = planes.size - width * len(planes)
+    return sum(float(np.vdot(plane[:-width], plane[width:])) for plane in planes) / count if count else math.nan
 
 
 def textbook_noise(values: NDArray[np.generic]) -> str:

@@ -151,12 +151,19 @@ def values_of(tensor: onnx.TensorProto, path: Path) -> NDArray[Any]:
 
 
 def _is_text_sound(message: Message) -> bool:
-    """Whether every string inside is one: protobuf hands over what is no UTF-8 as bytes."""
-    for field, value in message.ListFields():
-        values = [value] if isinstance(value, Message | str | bytes | float | int) else value
-        if field.message_type is not None and not all(map(_is_text_sound, values)):
-            return False
-        if field.type == field.TYPE_STRING and any(isinstance(text, bytes) for text in values):
+    """Whether every string inside is one: protobuf hands over what is no UTF-8 as bytes. No weight is read for it."""
+    for field in message.DESCRIPTOR.fields:
+        if field.message_type is None and field.type != field.TYPE_STRING:
+            continue
+        value = getattr(message, field.name)
+        if field.message_type is None:
+            values = [value] if isinstance(value, str | bytes) else value
+            if any(isinstance(text, bytes) for text in values):
+                return False
+        elif not isinstance(value, Message):
+            if not all(map(_is_text_sound, value)):
+                return False
+        elif message.HasField(field.name) and not _is_text_sound(value):
             return False
     return True
 

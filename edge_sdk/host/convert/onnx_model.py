@@ -50,19 +50,29 @@ def accepted(job: Job) -> Made:
     if job.keep_quantized:
         _write(proto, target)
         return Made(origin=origin)
-    return _kept_large(proto, origin, opset, target) if is_large else _improved(job, proto, specs, origin, opset)
+    return (
+        _kept_large(proto, origin, opset, target)
+        if is_large
+        else _improved(job, proto, specs, origin, opset, is_whole=not stored)
+    )
 
 
-def _improved(job: Job, proto: onnx.ModelProto, specs: tuple[TensorSpec, ...], origin: str, opset: int) -> Made:
-    """Raises and cleans a model that is small enough to be held, and checks that its outputs stay."""
+def _improved(
+    job: Job, proto: onnx.ModelProto, specs: tuple[TensorSpec, ...], origin: str, opset: int, *, is_whole: bool
+) -> Made:
+    """Raises and cleans a model that is small enough to be held, and checks that its outputs stay.
+
+    `is_whole` where the source is one file.
+    """
     before = probe.reference(ort.runner_from_model(job.source, is_brief=True), specs, job)
+    source = job.source if is_whole and not _is_to_change(proto, opset) else None
     plain = _plain(proto)
     notes = []
     if opset < RAISED_BELOW:
         plain, note = _raised(plain, opset, before)
         notes.append(note)
     needed = _pruned(plain)
-    cleaned, note = _cleaned(needed, Path(job.target), before)
+    cleaned, note = _cleaned(needed, source or onnx_bytes(needed), Path(job.target), before)
     notes.append(note)
     onnx_checks.check_no_bodies(cleaned.graph, proto.graph)
     if cleaned is needed:
@@ -84,6 +94,15 @@ def _kept_large(proto: onnx.ModelProto, origin: str, opset: int, target: Path) -
     return Made(origin=origin, notes=("not cleaned: its weights are too large to be held as one message",))
 
 
+def _is_to_change(proto: onnx.ModelProto, opset: int) -> bool:
+    """Says whether a model is another before it is cleaned, so that its file can't be taken for it."""
+    is_standard = all(entry.domain in onnx_checks.STANDARD_DOMAINS for entry in proto.opset_import)
+    weights = {tensor.name for tensor in proto.graph.initializer}
+    is_overridable = any(value.name in weights for value in proto.graph.input)
+    is_plain = is_standard and not (proto.functions or proto.training_info or is_overridable)
+    return opset < RAISED_BELOW or not is_plain or len(_live(proto.graph)) < len(proto.graph.node)
+
+
 def _plain(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Gives the model with local functions written out, weights not overridable as inputs, and no training part."""
     plain = onnx.inliner.inline_local_functions(proto) if proto.functions else proto
@@ -102,17 +121,23 @@ def _plain(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 def _pruned(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Takes out nodes that no output needs: ONNX Runtime keeps them, and folds nothing that they touch."""
-    needed = {value.name for value in proto.graph.output}
+    kept = _live(proto.graph)
+    if len(kept) < len(proto.graph.node):
+        del proto.graph.node[:]
+        proto.graph.node.extend(kept)
+    return proto
+
+
+def _live(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Gives the nodes that an output needs."""
+    needed = {value.name for value in graph.output}
     live = []
-    for node in reversed(proto.graph.node):
+    for node in reversed(graph.node):
         if needed.intersection(node.output):
             live.append(node)
             for part in onnx_checks.with_bodies(node):
                 needed.update(part.input)
-    kept = live[::-1]
-    del proto.graph.node[:]
-    proto.graph.node.extend(kept)
-    return proto
+    return live[::-1]
 
 
 def _raised(proto: onnx.ModelProto, opset: int, before: probe.Reference) -> tuple[onnx.ModelProto, str]:
@@ -139,20 +164,23 @@ def _raised(proto: onnx.ModelProto, opset: int, before: probe.Reference) -> tupl
     return raised, f"raised from opset {opset} to {RAISED_TO}, which moved its outputs {moved}"
 
 
-def _cleaned(proto: onnx.ModelProto, target: Path, before: probe.Reference) -> tuple[onnx.ModelProto, str]:
-    """Gives the model after ONNX Runtime's basic optimiser, and writes it; or as it is where that would change it."""
+def _cleaned(
+    proto: onnx.ModelProto, stored: str | bytes, target: Path, before: probe.Reference
+) -> tuple[onnx.ModelProto, str]:
+    """Gives the model after ONNX Runtime's basic optimiser, and writes it; or as it is where that would change it.
+
+    `stored` is the model as a file's path, or serialised.
+    """
     if not before.feeds:
         return proto, "not cleaned: it runs on no usual size of its inputs, so that nothing could be compared"
-    file = target.with_name("cleaned.onnx")
-    ort.save_optimized(onnx_bytes(proto), file)
-    cleaned = onnx.load_model_from_string(file.read_bytes())
-    file.unlink()
+    run = ort.save_optimized(stored, target)
+    cleaned = onnx.load_model_from_string(target.read_bytes())
     if any(node.domain not in onnx_checks.STANDARD_DOMAINS for node in onnx_checks.nodes_in(cleaned)):
         return proto, "not cleaned: ONNX Runtime's optimiser left the standard operators"
-    _fold_casts(cleaned.graph)
+    has_changed = _fold_casts(cleaned.graph)
     _sort(cleaned)
     _write(cleaned, target)
-    found = probe.difference_to(before, ort.runner_from_model(str(target), is_brief=True))
+    found = probe.difference_to(before, ort.runner_from_model(str(target), is_brief=True) if has_changed else run)
     moved = probe.difference_text(found)
     if not found.is_within_tolerance:
         return proto, f"not cleaned: that would have moved its outputs {moved}"
@@ -170,8 +198,8 @@ def _cleaning_text(before: int, after: int) -> str:
     return f"cleaned from {before} nodes to {after}"
 
 
-def _fold_casts(graph: onnx.GraphProto) -> None:
-    """Turns float16 weights that are cast to float32 into float32 weights, in place.
+def _fold_casts(graph: onnx.GraphProto) -> bool:
+    """Turns float16 weights that are cast to float32 into float32 weights, in place; says whether there were any.
 
     ONNX Runtime computes most of a float16 network in float32 on a CPU and leaves the casts of the weights in the
     graph, behind which no one would see that they are weights.
@@ -190,6 +218,7 @@ def _fold_casts(graph: onnx.GraphProto) -> None:
     used.update(value.name for value in graph.output)
     for name in {node.input[0] for node in casts} - used:
         graph.initializer.remove(halves[name])
+    return bool(casts)
 
 
 def _sort(proto: onnx.ModelProto) -> None:

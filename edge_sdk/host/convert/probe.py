@@ -62,8 +62,8 @@ def feeds_from_examples(job: Job, specs: Sequence[TensorSpec]) -> dict[str, NDAr
     return feeds
 
 
-def feeds_that_run(run: Runner, specs: Sequence[TensorSpec]) -> dict[str, NDArray[Any]]:
-    """Gives seeded random inputs on which `run` works; empty when no usual size of the free axes does.
+def feeds_that_run(run: Runner, specs: Sequence[TensorSpec]) -> tuple[Tensors, Tensors]:
+    """Gives seeded random inputs on which `run` works, and its answer; empty when no usual size of the free axes does.
 
     Raises:
         ModelError: no axis is free, and it does not run.
@@ -72,13 +72,13 @@ def feeds_that_run(run: Runner, specs: Sequence[TensorSpec]) -> dict[str, NDArra
     for batch, size in _FREE_SIZES:
         feeds = _drawn(specs, {spec.name: _shape(spec, batch, size) for spec in specs}, _of_an_image)
         try:
-            run(feeds)
+            outputs = run(feeds)
         except errors.EngineError as error:
             if not has_free_axes:
                 raise errors.ModelError(f"the model does not run on inputs of its own shapes: {error}") from error
             continue
-        return feeds
-    return {}
+        return feeds, outputs
+    return {}, {}
 
 
 def reference(run: Runner, specs: Sequence[TensorSpec], job: Job) -> Reference:
@@ -92,11 +92,11 @@ def reference(run: Runner, specs: Sequence[TensorSpec], job: Job) -> Reference:
     examples = feeds_from_examples(job, specs)
     if examples:
         return Reference((examples,), (run(examples),))
-    feeds = feeds_that_run(run, specs)
+    feeds, outputs = feeds_that_run(run, specs)
     if not feeds:
         return Reference((), ())
     normal = _drawn(specs, {name: array.shape for name, array in feeds.items()}, _normal)
-    return Reference((feeds, normal), (run(feeds), run(normal)))
+    return Reference((feeds, normal), (outputs, run(normal)))
 
 
 def difference_to(before: Reference, run: Runner) -> closeness.Difference:

@@ -75,7 +75,7 @@ def checked(
     converted = ort.runner_from_model(job.target)
     onnx_specs, _ = ort.specs_from_model(job.target)
     examples = probe.feeds_from_examples(job, specs)
-    feeds = _turned(examples, turned, (0, 3, 1, 2)) if examples else probe.feeds_that_run(converted, onnx_specs)
+    feeds = _turned(examples, turned, (0, 3, 1, 2)) if examples else probe.feeds_that_run(converted, onnx_specs)[0]
     if not feeds:
         raise errors.ModelError(
             f"the model runs on no usual size of its inputs {', '.join(map(str, specs))}, so that its ONNX form "

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import onnx
@@ -19,10 +20,15 @@ class Costs(NamedTuple):
     elements: dict[str, int]
 
 
-def costs_by_node(model: models.Model, probe: Mapping[str, NDArray[Any]]) -> Costs:
+def costs_by_node(model: models.Model, probe: Mapping[str, NDArray[Any]], file: Path | None = None) -> Costs:
     """Gives what each Conv, ConvTranspose, Gemm and MatMul costs for the samples in `probe`.
 
     The shapes come from running the model once: inference by rule stops at the first free axis.
+
+    Args:
+        model: cleaned.
+        probe: prepared inputs.
+        file: the model as an ONNX file that nobody else needs, which spares writing it; it is given more outputs.
 
     Raises:
         EngineError: the model can't be run on `probe`.
@@ -34,7 +40,10 @@ def costs_by_node(model: models.Model, probe: Mapping[str, NDArray[Any]]) -> Cos
     wanted = sorted(name for name in names if not wiring.is_constant(name) and name not in probe)
     outputs = [spec.name for spec in model.outputs]
     asked = [*dict.fromkeys((*wanted, *outputs))]
-    ran = ort.runner_from_model(qdq.with_outputs(model, wanted), asked, is_brief=True)(probe)
+    if file is not None:
+        qdq.add_outputs(file, model, wanted)
+    stored = qdq.with_outputs(model, wanted) if file is None else str(file)
+    ran = ort.runner_from_model(stored, asked, is_brief=True)(probe)
     clean.check_finite({name: ran[name] for name in outputs})
     shapes = {name: array.shape for name, array in (*probe.items(), *ran.items())} | wiring.shapes
     elements = {

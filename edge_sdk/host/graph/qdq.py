@@ -1,6 +1,7 @@
 """Writes a placement into the graph as explicit QuantizeLinear and DequantizeLinear nodes, weights as INT8."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,12 +48,25 @@ def with_outputs(model: Model, names: Iterable[str]) -> Serialized:
 
     Names that are inputs or outputs already are passed over.
     """
+    content, further = model.content(), _further_outputs(model, names)
+    return content.extended(further) if isinstance(content, ModelFile) else content + further
+
+
+def add_outputs(file: Path, model: Model, names: Iterable[str]) -> None:
+    """Adds further tensors to the outputs of an ONNX file of the model, as `with_outputs` does to the model."""
+    with file.open("ab") as stream:
+        stream.write(_further_outputs(model, names))
+
+
+def _further_outputs(model: Model, names: Iterable[str]) -> bytes:
+    """Gives what is written behind a serialised model to give it more outputs.
+
+    Two messages one after the other read as one, with the lists joined: the weights are not copied for it.
+    """
     known = {value.name for value in (*model.proto.graph.input, *model.proto.graph.output)}
     more = onnx.ModelProto()
     more.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names) if name not in known)
-    # Two messages written one after the other read as one, with the lists joined: the weights are not copied for it.
-    content, further = model.content(), bytes(more.SerializeToString())
-    return content.extended(further) if isinstance(content, ModelFile) else content + further
+    return bytes(more.SerializeToString())
 
 
 class Writer:
