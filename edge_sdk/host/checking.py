@@ -21,7 +21,10 @@ def preparation_notes(job: Job, data: Opened, graph: Graph) -> tuple[str, ...]:
         return ()
     with job.stages("check"):
         run = ort.runner_from_model(graph.model.content())
-        batches = list(_some(data.evaluation.batches()))
+        batches = list(_labelled(data.evaluation.batches()))
+        step = preparation.step_over([labels for _, labels in batches], data.evaluation.expected)
+        if step > 1:
+            batches = list(_labelled(data.evaluation.batches(), step))
         found = preparation.finding(run, outputs[0].name, batches, job.preprocess)
         return tuple(filter(None, [preparation.check_far(found)]))
 
@@ -69,12 +72,16 @@ def check_train(train: samples.Data | None, evaluation: samples.Data) -> None:
             )
 
 
-def _some(batches: Iterator[samples.Batch]) -> Iterator[preparation.Labelled]:
+def _labelled(batches: Iterator[samples.Batch], step: int = 1) -> Iterator[preparation.Labelled]:
+    """Gives every `step`-th sample, until there are enough."""
     left = preparation.SAMPLES
     for batch in batches:
         assert batch.labels is not None
-        yield {name: values[:left] for name, values in batch.feeds.items()}, batch.labels[:left]
-        left -= len(batch.labels)
+        rows = slice(-batch.first % step, None, step)
+        labels = batch.labels[rows][:left]
+        if len(labels):
+            yield {name: values[rows][:left] for name, values in batch.feeds.items()}, labels
+        left -= len(labels)
         if left <= 0:
             return
 

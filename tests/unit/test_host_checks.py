@@ -123,6 +123,17 @@ class TestLabelledData:
             build(work, preprocess=self.RULES)
         assert hg.files_below(work) == before
 
+    def test_samples_class_by_class_are_judged_over_all_classes(self, work):
+        found = coloured(300, 2)
+        order = np.argsort(found["labels"], kind="stable")
+        sorted_by_class = {name: values[order] for name, values in found.items()}
+        np.savez(work / "evaluation.npz", **sorted_by_class)
+        assert build(work, preprocess=self.RULES).float_value == 1
+        moved = np.array([1, 2, 0])[sorted_by_class["labels"]]  # all of the first class would be right in BGR
+        np.savez(work / "evaluation.npz", image=sorted_by_class["image"][::-1], labels=moved[::-1])
+        with pytest.raises(errors.DataError, match=r"labels look wrong.*100.0% with the classes in another order"):
+            build(work, preprocess=self.RULES)
+
     def test_overfitting_is_told(self, work):
         np.savez(work / "train.npz", **coloured(300, 3))
         np.savez(work / "evaluation.npz", **coloured(200, 2, wrong=60))

@@ -85,6 +85,24 @@ def variants(shape: tuple[int, ...], rule: Preprocess | None) -> Iterator[Varian
         yield Variant("the axes taken in the other order (NHWC against NCHW)", lambda x: _other_layout(x, channels))
 
 
+def step_over(labels: Sequence[NDArray[np.int64]], expected: int | None) -> int:
+    """Gives how far apart samples must be to show all classes, where the first show few and stand class by class.
+
+    A folder per class gives them so. Of one class a network that is fed nonsense may get every sample right.
+
+    Args:
+        labels: of the first samples.
+        expected: how many samples there are, if known.
+
+    >>> step_over([np.repeat([0, 1], 32)], 640), step_over([np.arange(64) % 10], 640)
+    (10, 1)
+    """
+    first = np.concatenate(labels)
+    changes = np.count_nonzero(np.diff(first))
+    is_by_class = changes < len(np.unique(first)) <= SAMPLES // 4
+    return max(1, (expected or 0) // SAMPLES) if is_by_class else 1
+
+
 def finding(run: Run, output: str, batches: Sequence[Labelled], rules: Mapping[str, Preprocess]) -> Finding | None:
     """Gives the variant that scores best, if it beats what was given by more than chance can explain.
 
