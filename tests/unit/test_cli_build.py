@@ -238,6 +238,9 @@ class TestCalibration:
     def test_what_an_engine_is_for_needs_one(self, work, capsys, options, word):
         refused(work, capsys, 2, word, command(*options))
 
+    def test_a_counter_below_0_is_refused_and_leaves_no_bundle(self, work, capsys):
+        refused(work, capsys, 2, "expected 0 or more", command("--counter", "-1"))
+
     def test_what_is_no_model_names_what_would_be(self, work, capsys):
         refused(work, capsys, 2, ".tflite", command(model="net.onx"))
         refused(work, capsys, 2, "there is no model file", command(model="none.onnx"))

@@ -55,6 +55,12 @@ def check_names(name: str, version: str) -> None:
             raise errors.UsageError(f"the {what} {value!r} can't be used: {error}") from error
 
 
+def check_counter(counter: int) -> None:
+    """Raises UsageError unless a manifest can hold this counter."""
+    if counter < 0:
+        raise errors.UsageError(f"the counter {counter} can't be used: expected 0 or more")
+
+
 def name_from_file(file: Path) -> str:
     """Gives a name that a manifest can hold.
 
@@ -73,8 +79,9 @@ def packed(target: Path, artefacts: Artefacts, *, replace: bool) -> bundles.Bund
     """Writes the bundle: all of it or nothing; the same artefacts give the same digest.
 
     Raises:
-        UsageError: something that may not be replaced is at `target`.
+        UsageError: the counter is below 0, or something that may not be replaced is at `target`.
     """
+    check_counter(artefacts.counter)
     files: dict[str, bytes | Path] = {
         **_float_files(artefacts.float_model),
         bundles.CALIBRATION: bundles.canonical_bytes(artefacts.calibration),
