@@ -44,8 +44,8 @@ def open_engine(
         backend: a row of `registry.BACKENDS`, or ``module:Class``.
         threads: for back ends that run on the CPU; 0 takes, for an INT8 bundle, one or every core, whichever is faster
             here; every core only where that gains a fifth, since they stay awake between the runs.
-        variant: ``int8``, ``lowered``, ``float``, or ``auto``; the bundle's own precision is exactly what the gate
-            judged.
+        variant: ``int8``, ``lowered``, ``float``, or ``auto``; the bundle's own precision is the model that the
+            gate judged.
         memory: folder in which the choice is kept for the next time; None measures each time.
 
     Raises:

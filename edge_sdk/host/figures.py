@@ -86,7 +86,7 @@ def _report(
         skipped={"calibration": dict(data.calibration.skipped), "evaluation": dict(data.evaluation.skipped)},
         pinned=placed.pinned,
         int8_nodes=len(int8_nodes),
-        int8_compute_ratio=macs.int8_compute_ratio(graph.macs, int8_nodes),
+        int8_compute_ratio=macs.int8_compute_ratio(graph.costs.total, int8_nodes),
         float_bytes=float_bytes,
         int8_bytes=len(int8.content) if int8 else 0,
         half_bytes=len(judged.half.content) if judged.half else 0,
@@ -113,14 +113,14 @@ def _report(
 
 
 def _layers(graph: Graph, int8: Int8 | None, judged: Judged) -> tuple[report.Layer, ...]:
-    """Gives every weighted layer: its precision, its share of the arithmetic, its error where that was measured."""
-    total = sum(graph.macs.values()) or 1
+    """Gives every layer that counts: its precision, its share of the arithmetic, its error where that was measured."""
+    total = sum(graph.costs.total.values()) or 1
     sqnr_db = {one.node: one.sqnr_db for one in judged.ranking}
     int8_nodes = int8.placed.nodes if int8 else frozenset()
     rest = "float" if judged.precision == "int8" else judged.precision
     return tuple(
         report.Layer(node, "int8" if node in int8_nodes else rest, count / total, sqnr_db.get(node))
-        for node, count in graph.macs.items()
+        for node, count in graph.costs.total.items()
     )
 
 
@@ -132,8 +132,8 @@ def _worth_it(job: Job, graph: Graph, judged: Judged) -> WorthIt:
             precision=judged.precision,
             reason=judged.reason,
             drop=judged.judgement.verdict.drop,
-            compute_ratio=macs.int8_compute_ratio(graph.macs, placed.nodes),
-            bound=worth.speed_bound(graph.costs.macs, graph.costs.elements, placed.nodes, target),
+            compute_ratio=macs.int8_compute_ratio(graph.costs.total, placed.nodes),
+            bound=worth.speed_bound(graph.costs.total, graph.costs.elements, placed.nodes, target),
             target=(job.board, target) if job.board and target else None,
             bench=job.bench,
         )

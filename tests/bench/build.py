@@ -1,4 +1,4 @@
-"""The builder against its peers, on four models of different kinds: cost, memory, accuracy, rules; all of one run."""
+"""The builder against its peers, on five models of different kinds: cost, memory, accuracy, rules; all of one run."""
 
 import os
 import sys
@@ -60,11 +60,11 @@ def measure(arguments):
             )
             made = {}
             if "speed" in wanted:
-                yield from speed(entry, shares, made, runs=1 if name in ("detector", "reader") else 3)
+                yield from speed(entry, shares, made, runs=2 if name == "detector" else 3)
             yield from of_build(entry, made, wanted)
             if name == "detector" and "memory" in wanted:
                 yield from memory(entry.model.parent / "320")
-            if name == names[0] and "scales" in wanted:
+            if "scales" in wanted:
                 yield from steady(entry)
     if shares:
         yield most(shares)

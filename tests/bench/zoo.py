@@ -133,6 +133,10 @@ def mobilenet(folder, count=512, evaluated=2000):
     return fashion("MobileNetV3", OWN / "fashion_mobilenet.onnx", folder, count, evaluated)
 
 
+def resnet(folder, count=512, evaluated=2000):
+    return fashion("ResNet-20", OWN / "fashion_resnet20.onnx", folder, count, evaluated)
+
+
 def detector(folder, count=128, evaluated=128, side=draw.SIDE):
     model = raised(ddddocr("common_det.onnx"), {"images": (1, 3, side, side)})
     parts = (draw.scenes(count, CALIBRATION_SEED), draw.scenes(evaluated, EVALUATION_SEED))
@@ -148,7 +152,7 @@ def reader(folder, count=128, evaluated=256):
     return _entry("OCR reader", model, {"input1": calibration}, {"input1": evaluation}, raw, folder, scores.texts)
 
 
-ENTRIES = {"demo": demo, "mobilenet": mobilenet, "detector": detector, "reader": reader}
+ENTRIES = {"demo": demo, "resnet": resnet, "mobilenet": mobilenet, "detector": detector, "reader": reader}
 
 
 def _entry(name, model, calibration, evaluation, preprocess, folder, score, *, tests=None, batch=1):

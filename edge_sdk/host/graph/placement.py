@@ -33,6 +33,10 @@ from edge_sdk.records.bundle import Pinned
 _RELABELLING = ("Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 """What exporters put between an input and the first layer; the values stay those of the input."""
 
+RECURRENT = ("GRU", "LSTM", "RNN")
+NEVER_INT8 = (*RECURRENT, "Einsum")
+"""Operators whose arithmetic counts and that no Q/DQ makes INT8."""
+
 SMALL_CHANNELS = 16
 CHANNEL_STEP = 8
 SMALL_DEPTH = 16
@@ -62,7 +66,7 @@ class Placement(NamedTuple):
     Attributes:
         weights: in graph order.
         activations: in graph order; one Q/DQ pair per tensor serves all its uses.
-        pinned: weighted nodes left in float, each with its reason.
+        pinned: weighted nodes and NEVER_INT8 ones, left in float, each with its reason.
     """
 
     weights: tuple[WeightUse, ...]
@@ -96,6 +100,8 @@ def placement_from_model(model: models.Model) -> Placement:
     weights: list[WeightUse] = []
     floats: list[Pinned] = []
     for node in wiring.graph.node:
+        if node.op_type in NEVER_INT8:
+            floats.append(Pinned(node.name, f"{node.op_type} has no INT8 in explicit quantisation"))
         if node.op_type not in models.WEIGHTED:
             continue
         reason = _reason_for_float(node, wiring)

@@ -91,14 +91,14 @@ def read_bench(file: Path) -> Bench:
 def speed_bound(
     macs: Mapping[str, int], elements: Mapping[str, int], int8_nodes: Collection[str], target: Target | None
 ) -> float:
-    """Gives by what factor INT8 can be faster than FP16 at most: weighted layers only, everything else free.
+    """Gives by what factor INT8 can be faster than FP16 at most: layers that multiply only, everything else free.
 
     In INT8 a layer does twice the operations a second and moves half the bytes. Layers in float weigh by their
     roofline time in FP16 (operations over peak, or bytes over bandwidth, whichever is longer); where the target's
     figures are not known, by their operations.
 
     Args:
-        macs: multiply-accumulates of each weighted node.
+        macs: multiply-accumulates of each of them.
         elements: what each of them reads and writes.
         int8_nodes: those in INT8.
         target: where it shall run.

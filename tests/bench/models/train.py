@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Train the bench's own network, a small MobileNetV3 on Fashion-MNIST, and write it here as ONNX with its log.
+"""Train one of the bench's own networks on Fashion-MNIST, and write it here as ONNX with its log.
 
-example, from the repository's root:
+examples, from the repository's root:
   apt-get install dataset-fashion-mnist && pip install -e '.[host,torch]'
-  python tests/bench/models/train.py --steps 900 --seed 0
+  python tests/bench/models/train.py fashion_mobilenet --steps 900 --seed 0
+  python tests/bench/models/train.py fashion_resnet20 --steps 600 --seed 0
 
-Depthwise convolutions, squeeze-excite and HardSwish: what the demo's residual network has not.
+fashion_mobilenet, a small MobileNetV3, has depthwise convolutions, squeeze-excite and HardSwish; fashion_resnet20 is the
+residual network of He et al. (2015) for small pictures.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import hashlib
 import importlib.machinery
 import importlib.util
 import io
+import itertools
 import json
 import platform
 import time
@@ -26,7 +29,6 @@ import torch
 from torch import nn
 
 HERE = Path(__file__).resolve().parent
-NAME = "fashion_mobilenet"
 
 
 def demo_trainer():
@@ -70,7 +72,7 @@ class Block(nn.Module):
         return x + y if self.is_residual else y
 
 
-def network():
+def mobilenet():
     return nn.Sequential(
         OrderedDict(
             stem=layer(1, 16, 3, 2),
@@ -85,6 +87,41 @@ def network():
             classes=nn.Linear(128, 10),
         )
     ).to(memory_format=torch.channels_last)
+
+
+class Residual(nn.Module):
+    """Two convolutions and a way round, which is a projection where shapes change."""
+
+    def __init__(self, inputs, outputs, stride):
+        super().__init__()
+        self.first = convolution(inputs, outputs, 3, stride)
+        self.second = convolution(outputs, outputs, 3)
+        self.short = convolution(inputs, outputs, 1, stride) if stride > 1 else nn.Identity()
+
+    def forward(self, x):
+        return torch.relu(self.second(torch.relu(self.first(x))) + self.short(x))
+
+
+def convolution(inputs, outputs, kernel, stride=1):
+    return layer(inputs, outputs, kernel, stride, act=False)
+
+
+def resnet20():
+    widths = [16, 16, 16, 16, 32, 32, 32, 64, 64, 64]
+    blocks = [Residual(before, after, 2 if after > before else 1) for before, after in itertools.pairwise(widths)]
+    return nn.Sequential(
+        OrderedDict(
+            stem=convolution(1, 16, 3),
+            relu=nn.ReLU(),
+            **{f"block{number}": block for number, block in enumerate(blocks, 1)},
+            pool=nn.AdaptiveAvgPool2d(1),
+            flatten=nn.Flatten(),
+            classes=nn.Linear(64, 10),
+        )
+    ).to(memory_format=torch.channels_last)
+
+
+NETWORKS = {"fashion_mobilenet": mobilenet, "fashion_resnet20": resnet20}
 
 
 def exported(net):
@@ -105,6 +142,7 @@ def exported(net):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("network", choices=NETWORKS)
     parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
@@ -118,7 +156,7 @@ def main():
     labels, answers = (
         demo.idx(demo.DATA / f"{part}-labels-idx1-ubyte.gz").astype(np.int64) for part in ("train", "t10k")
     )
-    net, started_s = network(), time.monotonic()
+    net, started_s = NETWORKS[args.network](), time.monotonic()
     curve = demo.train(net, images, labels, args.steps, args.seed)
     seconds = time.monotonic() - started_s
     content = exported(net.eval())
@@ -137,8 +175,8 @@ def main():
         "sha256": hashlib.sha256(content).hexdigest(),
         "loss_curve": curve,
     }
-    (args.out / f"{NAME}.onnx").write_bytes(content)
-    (args.out / f"{NAME}.json").write_text(json.dumps(log, indent=2) + "\n")
+    (args.out / f"{args.network}.onnx").write_bytes(content)
+    (args.out / f"{args.network}.json").write_text(json.dumps(log, indent=2) + "\n")
     print(f"top-1 {log['top1_test_10000']:.4f}, {len(content)} bytes")
 
 
