@@ -302,6 +302,23 @@ def test_macs_of_transposed_convolution_and_attention(tmp_path):
     assert counted == {"up": 16 * 9 * 8 * 4, "square": 8 * 36 * 6}
 
 
+def test_layers_that_are_never_in_int8_count_too(tmp_path):
+    nodes = [hg.node("LSTM", ["x", "w", "r"], ["", "h"], "memory", hidden_size=8),
+             hg.node("Squeeze", ["h", "first"], ["s"], "squeeze"),
+             hg.node("Einsum", ["s", "e"], ["m"], "sums", equation="...i, ij -> ...j"),
+             hg.node("MatMul", ["m", "v"], ["y"], "head")]  # fmt: skip
+    weights = [hg.weight("w", 1, 32, 6), hg.weight("r", 1, 32, 8), hg.constant("first", np.array([0], np.int64)),
+               hg.weight("e", 8, 16), hg.weight("v", 16, 16)]  # fmt: skip
+    model = hg.graph(nodes, weights, {"x": [1, "N", 6]}, {"y": ["N", 16]})
+    read = models.read_model(hg.save(model, tmp_path / "m.onnx"))
+    costs = macs.costs_by_node(read, {"x": np.zeros((1, 3, 6), np.float32)})
+    assert costs.others == {"memory": 3 * 32 * (6 + 8), "sums": 3 * 8 * 16}
+    placed = placement.placement_from_model(read)
+    assert {entry.node: entry.reason.split()[0] for entry in placed.pinned} == {"memory": "LSTM", "sums": "Einsum"}
+    shared = macs.int8_compute_ratio(costs.total, placed.nodes)
+    assert shared == pytest.approx(3 * 256 / (3 * (32 * 14 + 128 + 256)))
+
+
 class TestCleaning:
     def test_what_conversion_folded_is_not_folded_again(self, tmp_path):
         read = models.read_model(hg.save(hg.residual(), tmp_path / "m.onnx"))
