@@ -76,12 +76,18 @@ def test_the_fairest_baseline_is_the_one_with_the_same_training():
         ({"speedup_ratio": 1.01}, "did not help on this CPU"),
         ({"pruned": {}}, "left every layer as it was; try --round-to 8"),
         ({"after": side(right=100)}, "no better than by guessing"),
+        ({"difference_points": -34.2, "margin_points": 3.4}, "34.20 points worse (+- 3.40)"),
+        ({"controls": (control(report.UNCOMPRESSED, -6.0),)}, "Give more --steps, or prune less"),
     ],
 )
 def test_pruning_that_did_not_help_says_so(changes, says):
     judged = verdict(CompressSettings(prune=0.3), **changes)
     assert judged.helped == {"prune": False}
     assert says in judged.verdict[0]
+
+
+def test_pruning_whose_loss_may_be_small_is_not_called_a_loss():
+    assert verdict(CompressSettings(prune=0.3), difference_points=-7.0, margin_points=3.0).helped == {"prune": True}
 
 
 def test_2_to_4_promises_no_speed_that_was_not_measured():

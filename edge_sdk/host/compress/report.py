@@ -8,6 +8,9 @@ from edge_sdk.records.bundle import Score
 FASTER = 1.05
 """Below this ratio, a speed-up on a CPU is within what two builds of the same network differ by."""
 
+FAR_WORSE_POINTS = 5.0
+"""Points of top-1, surely lost, above which a network is called worse and not merely smaller."""
+
 
 class Side(msgspec.Struct, frozen=True, kw_only=True):
     """The network before or after.
@@ -169,6 +172,9 @@ def _prune(report: Report) -> tuple[bool, str]:
             False,
             f"Pruning did not help: {figures}. What is left answers no better than by guessing: give more steps.",
         )
+    baseline = _control(report, UNCOMPRESSED) or report
+    if -(baseline.difference_points or 0.0) - (baseline.margin_points or 0.0) > FAR_WORSE_POINTS:
+        return False, f"Pruning did not help: {figures}. Give more --steps, or prune less."
     return True, f"Pruning helped: {figures}."
 
 
