@@ -108,6 +108,14 @@ def test_an_int8_output_that_is_not_finite_is_refused():
         judged(one_hot([0]), one_hot([0]) * np.float32(np.nan))
 
 
+@pytest.mark.parametrize("size", [1, 2, 8])
+def test_a_float_output_that_is_not_finite_is_refused_with_its_sample(size):
+    wanted = one_hot([0, 1, 1, 0, 1])
+    wanted[3] = np.inf
+    with pytest.raises(errors.ModelError, match=r"'logits'.*float model.*on sample 3;"):
+        judged(wanted, one_hot([0, 1, 1, 0, 1]), size=size)
+
+
 def test_outputs_whose_shape_depends_on_the_values_are_refused():
     wanted = np.zeros((2, 5, 4), np.float32)
     with pytest.raises(errors.ModelError, match="non-maximum suppression"):

@@ -75,7 +75,7 @@ def judged(
         beside: runs the reference at the same time; None runs one after the other.
 
     Raises:
-        ModelError: an INT8 output is NaN or infinite.
+        ModelError: an output of either is NaN or infinite.
         DataError: the metric finds nothing to compare.
     """
     tally = _Tally(outputs, metric)
@@ -155,6 +155,7 @@ class _Tally:
 
     def add(self, pair: Pair) -> None:
         """Takes in the outputs of both models for one batch."""
+        _check_reference(pair, self._powers, self.count)
         self.count += pair.size
         for name, rows in self._powers.items():
             rows.append(_powers(*pairs.flat(pair, name)))
@@ -189,6 +190,21 @@ def _verdict(title: str, count: int, found: Figures, agreement: Score, *, max_dr
         drop_low=low,
         drop_high=high,
     )
+
+
+def _check_reference(pair: Pair, names: Iterable[str], first: int) -> None:
+    """Raises ModelError where the float model itself fails, beside which every answer would look right."""
+    for name in names:
+        wanted = pair.wanted[name]
+        if wanted.dtype.kind == "f" and not np.isfinite(wanted).all():
+            rows = (
+                np.isfinite(wanted).reshape(pair.size, -1) if wanted.size % pair.size == 0 else np.zeros((1, 1), bool)
+            )
+            bad = first + int(np.argmin(rows.all(axis=1)))
+            raise errors.ModelError(
+                f"output {name!r} of the model compared with (in a build the float model) is NaN or infinite on sample "
+                f"{bad}; check that sample, the preprocessing (--preprocess) and the model"
+            )
 
 
 def _powers(wanted: Rows, given: Rows) -> Rows:
