@@ -24,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        help="module:function or file.py:function that returns the torch.nn.Module, weights loaded; it runs here",
+        help="module:function or file.py:function that returns the torch.nn.Module, weights loaded, or (module, "
+        "example inputs) as for build; it runs here",
     )
     parser.add_argument("--data", required=True, metavar="TRAIN", help=f"to train on: {_DATA}")
     parser.add_argument("--evaluate", required=True, metavar="DATA", help="to measure on; no sample of TRAIN in it")

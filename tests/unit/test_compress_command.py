@@ -245,5 +245,15 @@ def test_a_file_beside_the_source_can_be_imported(folder):
     assert [path for path in sys.path if path not in paths] in ([], [str(HERE)])
 
 
+def test_the_function_that_build_takes_will_do_too(folder, capsys):
+    pair = "\n\ndef with_inputs():\n    return nets.fresh_net(), (torch.zeros(1, 1, 8, 8),)\n"
+    wrong = "\n\ndef three():\n    return nets.fresh_net(), 1, 2\n"
+    (folder / "theirs.py").write_text(SOURCE.format(here=str(HERE)) + pair + wrong)
+    net = sources.net_from_spec(f"{folder}/theirs.py:with_inputs")
+    assert net[0].out_channels == 32
+    assert not net.training
+    assert "gave tuple; expected a torch.nn.Module" in refusal(folder, capsys, source="theirs.py:three")
+
+
 def test_a_module_that_python_finds_will_do_too():
     assert sources.net_from_spec("compress_nets:fresh_net")[0].out_channels == 32

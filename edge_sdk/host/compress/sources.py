@@ -14,6 +14,7 @@ from edge_sdk.host.compress.pytorch import Module, check_installed, torch, worde
 def net_from_spec(spec: str) -> Module:
     """Gives the network that a function without arguments returns, or that the name itself is, in evaluation mode.
 
+    The function may return ``(module, example inputs)``, as for a build; the inputs are the data's here.
     Its code runs in this process, with all its rights: name only code that you trust.
 
     Raises:
@@ -27,9 +28,12 @@ def net_from_spec(spec: str) -> Module:
         if not isinstance(found, torch.nn.Module) and callable(found):
             with worded(f"{spec} failed", errors.UsageError):
                 found = found()
+    if isinstance(found, tuple) and len(found) == 2:
+        found, _ = found
     if not isinstance(found, torch.nn.Module) or not list(found.parameters()):
         raise errors.UsageError(
-            f"{spec} gave {type(found).__name__}; expected a torch.nn.Module with weights, or what returns one"
+            f"{spec} gave {type(found).__name__}; expected a torch.nn.Module with weights, or a function "
+            "that returns one or (module, example inputs)"
         )
     return found.eval()
 
