@@ -252,7 +252,7 @@ def _folded(job: Job, data: Opened, scan: Scan) -> Graph:
 def _reason_against_int8(job: Job, graph: Graph) -> str:
     """Gives why INT8 is not even tried; empty where it is."""
     if job.precision not in ("auto", "int8"):
-        return f"{job.precision} was asked for"
+        return worth.asked_text(job.precision)
     if not graph.placed.weights:
         reasons = "; ".join(f"{entry.node}: {entry.reason}" for entry in graph.placed.pinned[:3])
         if job.precision == "int8":

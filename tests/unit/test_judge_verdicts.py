@@ -60,6 +60,14 @@ class TestWorth:
         assert found.answer == "no"
         assert "FP16 is the better choice: INT8 has top-1 50 %" in found.reason
 
+    @pytest.mark.parametrize("precision", ["fp16", "float"])
+    @pytest.mark.parametrize("measured", [None, bench(2.0, 1.0)])
+    def test_a_precision_that_was_asked_for_is_no_verdict_on_int8(self, precision, measured):
+        asked = known(precision=precision, reason=f"{precision} was asked for", bench=measured)
+        found = worth.worth_it(asked)
+        assert (found.answer, found.reason) == ("not measured", f"INT8 was not tried: {precision} was asked for.")
+        assert worth.worth_it(asked._replace(reason="INT8 has top-1 50 %")).answer == "no"  # the control
+
     def test_the_bound_weighs_layers_by_their_time(self):
         macs, few, many = {"a": 100, "b": 100}, {"a": 1, "b": 1}, {"a": 1, "b": 10**9}
         assert worth.speed_bound(macs, few, {"a", "b"}, None) == 2

@@ -112,8 +112,15 @@ def speed_bound(
     return total / (total - int8 / 2) if total else 1.0
 
 
+def asked_text(precision: str) -> str:
+    """Gives the reason for a bundle without INT8 where the user named its precision."""
+    return f"{precision} was asked for"
+
+
 def worth_it(known: Known) -> WorthIt:
     """Gives the answer and the sentence behind it."""
+    if known.precision != "int8" and known.reason == asked_text(known.precision):
+        return WorthIt(OPEN, f"INT8 was not tried: {known.reason}.", ())
     if known.precision == "int8" and known.bench is None:
         return _from_bound(known)
     if known.bench is not None:
