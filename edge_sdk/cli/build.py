@@ -1,7 +1,6 @@
 """``edge-sdk build``: a model of any framework to a gated INT8 bundle."""
 
 import argparse
-import functools
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from edge_sdk import errors
 from edge_sdk.cli import compile as compiling
 from edge_sdk.cli import elsewhere, settings_file, show
 from edge_sdk.cli.command import Command
-from edge_sdk.engines import apart, away
+from edge_sdk.engines import away
 from edge_sdk.engines.finish import Finished
 from edge_sdk.engines.nvidia import ShapeRange
 from edge_sdk.host import builder
@@ -111,7 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
     elif arguments.dla is not None:
         raise errors.UsageError("--dla is for the engine that --on builds; give it with it, or to compile")
     try:
-        built = _built(arguments, shapes)
+        built = _built(arguments, shapes if shapes or host else None)  # an engine's range is the user's to say
     except KeyboardInterrupt:
         if rangefile.folder_beside(arguments.output).exists():
             show.say("edge-sdk: calibration is saved; the same command with --resume goes on from there")
@@ -142,8 +141,7 @@ def _finished(arguments: argparse.Namespace, host: away.Host, shapes: dict[str, 
         raise
 
 
-def _built(arguments: argparse.Namespace, shapes: dict[str, ShapeRange]) -> BuildResult:
-    progress = show.Progress()
+def _built(arguments: argparse.Namespace, shapes: dict[str, ShapeRange] | None) -> BuildResult:
     return builder.build_bundle(
         arguments.model,
         arguments.output,
@@ -168,9 +166,9 @@ def _built(arguments: argparse.Namespace, shapes: dict[str, ShapeRange]) -> Buil
         save_ranges=arguments.save_ranges,
         resume=arguments.resume,
         keep_layout=arguments.keep_layout,
+        shapes=shapes,
         force=arguments.force,
-        check=functools.partial(apart.check_model, shapes=shapes, progress=progress),
-        progress=progress,
+        progress=show.Progress(),
     )
 
 

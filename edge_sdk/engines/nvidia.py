@@ -5,7 +5,7 @@ check on every workstation and in CI that NVIDIA's parser and compiler take the 
 Jetson; there the same code builds with the board's own ``tensorrt``.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -176,14 +176,19 @@ def _add_profile(builder: Any, config: Any, network: Any, shapes: Mapping[str, S
             continue
         is_needed = True
         if tensor.name not in shapes and -1 in axes[1:]:
-            raise errors.UsageError(
-                f"input {tensor.name!r} has free axes beyond the batch, {list(axes)}; say how far they go, "
-                f"for example --shape {tensor.name}=1x3x320x320:1x3x640x640:4x3x640x640"
-            )
+            raise errors.UsageError(free_axes_text(tensor.name, axes))
         low, usual, high = shapes.get(tensor.name) or tuple((batch, *axes[1:]) for batch in BATCH)
         profile.set_shape(tensor.name, low, usual, high)
     if is_needed:
         config.add_optimization_profile(profile)
+
+
+def free_axes_text(name: str, axes: Sequence[int]) -> str:
+    """Asks for the range of an input; its free axes are -1."""
+    return (
+        f"input {name!r} has free axes beyond the batch, {list(axes)}; say how far they go, "
+        f"for example --shape {name}=1x3x320x320:1x3x640x640:4x3x640x640"
+    )
 
 
 def _parser_error_text(error: Any) -> str:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from edge_sdk import clock, errors
 from edge_sdk.engines import apart
+from edge_sdk.engines.nvidia import ShapeRange
 from edge_sdk.engines.protocol import Tensors
-from edge_sdk.host import checking, correcting, cpu_form, figures, gating, quantizing, ranging, rescue
+from edge_sdk.host import checking, correcting, cpu_form, figures, gating, profiles, quantizing, ranging, rescue
 from edge_sdk.host.calibrate import choose, inspect, rangefile, samples
 from edge_sdk.host.calibrate import data as datasets
 from edge_sdk.host.convert import source
@@ -63,6 +64,7 @@ def build_bundle(
     resume: bool = False,
     examples: source.Examples | None = None,
     keep_layout: bool = False,
+    shapes: Mapping[str, ShapeRange] | None = None,
     force: bool = False,
     check: Check | None = None,
     limits: Limits | None = None,
@@ -99,6 +101,8 @@ def build_bundle(
         resume: go on from where an interrupted build of `output` was.
         examples: example inputs, for a torch module that comes without.
         keep_layout: leave image inputs of TensorFlow as ``[N, H, W, C]``.
+        shapes: smallest, usual and largest shape of inputs with free axes beyond the batch, for NVIDIA's compiler. None
+            takes them from the evaluation data; else every such input needs its own.
         force: replace a bundle at `output`.
         check: NVIDIA's compiler; by default the one installed here, if any.
         limits: what opening the model may cost, and from which size on its weights lie beside it.
@@ -135,7 +139,8 @@ def build_bundle(
         save_ranges=None if save_ranges is None else Path(save_ranges),
         is_resumed=resume,
         force=force,
-        check=check or functools.partial(apart.check_model, progress=progress),
+        check=check or apart.check_model,
+        shapes=shapes,
         stages=Stages(ticks or clock.SystemClock(), progress),
         limits=limits or Limits(),
     )
@@ -144,9 +149,17 @@ def build_bundle(
         with tempfile.TemporaryDirectory(prefix="edge-sdk-") as folder:
             data = _opened(job, examples, Path(folder))
             scan = _scanned(job, data)
+            job = job if check else _with_check(job, data, scan, progress)
             graph = _folded(job, data, scan)
         data = data._replace(model=graph.model)  # frees the weights as they were read
         return _built(job, data, scan, graph)
+
+
+def _with_check(job: Job, data: Opened, scan: Scan, progress: Progress | None) -> Job:
+    """Asks the compiler that is installed here, about the shapes that the user gave or the data has."""
+    told = profiles.ranges_from_data(data.model.inputs, scan.shapes) if job.shapes is None else {}
+    check = functools.partial(apart.check_model, shapes=job.shapes or told, progress=progress)
+    return job._replace(check=check, shapes_of_data=told)
 
 
 def _built(job: Job, data: Opened, scan: Scan, graph: Graph) -> BuildResult:
@@ -170,6 +183,7 @@ def _built(job: Job, data: Opened, scan: Scan, graph: Graph) -> BuildResult:
         gatekeeper = gating.Gate(job, data, scan, graph)
         judged = rescue.judged(gatekeeper, None, reason=reason)
     remarks += checking.fit_notes(gatekeeper, scan, judged.judgement)
+    remarks += profiles.notes(job.shapes_of_data) if judged.compiler.ok else ()
     del gatekeeper  # its session holds the weights once more
     bundle, found = figures.packed(job, data, graph, judged, _background(data, scan, ranged, remarks))
     return result.result_from_report(found, bundle, compiler=judged.compiler, seconds=job.stages.seconds)
@@ -210,6 +224,7 @@ def _opened(job: Job, examples: source.Examples | None, folder: Path) -> Opened:
 def _opened_as_onnx(job: Job, converted: source.ConvertedModel) -> Opened:
     with job.stages("read"):
         model = models.read_model(converted.path, inline_bytes=job.limits.inline_bytes)
+        profiles.check_shapes(model.inputs, job.shapes)
         samples.check_preprocess(job.preprocess, model.inputs)
         count = pairs.class_count(model.outputs)
         if job.classes and len(job.classes) != count:
@@ -229,6 +244,7 @@ def _scanned(job: Job, data: Opened) -> Scan:
     """Reads the evaluation data once, so that its faults are found before the long work."""
     digests: list[str] = []
     probe: Tensors = {}
+    shapes: dict[str, ShapeRange] = {}
     inspector = inspect.Inspector(data.evaluation.name, data.model.inputs, allowed=job.allowed)
     on_samples = job.stages.counter("scan", data.evaluation.expected)
     with job.stages("scan"):
@@ -236,9 +252,10 @@ def _scanned(job: Job, data: Opened) -> Scan:
             digests.extend(batch.digests)
             inspector.look(batch)
             probe = probe or {name: values[:_PROBE_SAMPLES].copy() for name, values in batch.feeds.items()}
+            shapes = profiles.widened(shapes, batch.feeds)
             on_samples(len(digests))
         seen = inspector.finish()
-    return Scan(tuple(digests), probe, seen.fingerprints, seen.notes)
+    return Scan(tuple(digests), probe, seen.fingerprints, seen.notes, shapes)
 
 
 def _folded(job: Job, data: Opened, scan: Scan) -> Graph:

@@ -1,15 +1,16 @@
 """What the stages of one build hand on to each other."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk import clock
 from edge_sdk.engines import compilers, ort
+from edge_sdk.engines.nvidia import ShapeRange
 from edge_sdk.engines.protocol import Tensors
 from edge_sdk.host.calibrate import choose, collect, coverage, samples
 from edge_sdk.host.calibrate import data as datasets
@@ -23,14 +24,51 @@ from edge_sdk.numerics.hashes import Fingerprints
 from edge_sdk.records.bundle import CompilerReport, Correction, Preprocess
 
 Progress = Callable[[str, int, int], None]
-"""Called as (stage, done, total)."""
+"""Called as (stage, done, total): 0 of 1 when a stage begins, all of `total` when it is over. A total that can't be
+known before is the most that it can be; what turns out not to be needed counts as done."""
 
 Check = Callable[[bytes], CompilerReport]
 """Says what NVIDIA's compiler makes of a serialised INT8 graph."""
 
 
+_T = TypeVar("_T")
+
 Shifts = dict[str, NDArray[np.float32]]
 """By layer, what INT8 takes from the mean of each of its channels."""
+
+
+class Steps:
+    """How far a stage is, in runs of one sample; it never goes back."""
+
+    def __init__(self, tell: Callable[[int], None]) -> None:
+        self._tell = tell
+        self._done = 0
+
+    def add(self, count: int = 1) -> None:
+        """Counts `count` runs more."""
+        self._done += count
+        self._tell(self._done)
+
+    def reach(self, done: int) -> None:
+        """Counts as done what was to come before the run with this number, and is not needed."""
+        if done > self._done:
+            self.add(done - self._done)
+
+    def counted(self, run: ort.Run) -> ort.Run:
+        """Gives `run`, each call of which counts."""
+
+        def run_and_count(feeds: Mapping[str, NDArray[Any]]) -> Tensors:
+            outputs = run(feeds)
+            self.add()
+            return outputs
+
+        return run_and_count
+
+    def passing(self, feeds: Iterable[_T]) -> Iterator[_T]:
+        """Gives the samples, each of which counts once the next is asked for."""
+        for one in feeds:
+            yield one
+            self.add()
 
 
 class Stages:
@@ -39,30 +77,44 @@ class Stages:
     def __init__(self, ticks: clock.Clock, progress: Progress | None) -> None:
         self.seconds: dict[str, float] = {}
         self._ticks = ticks
-        self._progress = progress
+        self._progress: Progress = progress or (lambda *_: None)
+        self._end = 1
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         """Adds the wall time inside to the stage's seconds; memory freed before and in it goes back to the system."""
         started_ns = self._ticks.tick_ns()
+        self._end = 1
+        self._progress(name, 0, 1)
         ort.give_back()
         yield
         ort.give_back()
         spent_s = (self._ticks.tick_ns() - started_ns) / 1e9
         self.seconds[name] = round(self.seconds.get(name, 0.0) + spent_s, 4)
+        self._progress(name, self._end, self._end)
 
     def counter(self, name: str, total: int | None) -> Callable[[int], None]:
         """Gives a function that is told how many samples of a stage are done."""
+        self._end = max(total or 0, 1)
 
         def on_samples(done: int) -> None:
-            if self._progress:
-                self._progress(name, done, done + 1 if total is None else total)
+            if total is None:
+                self._end = max(done, 1)
+            self._progress(name, done, done + 1 if total is None else max(done, total))
 
         return on_samples
 
+    def steps(self, name: str, most: int) -> Steps:
+        """Gives the steps of a stage that takes `most` runs at most."""
+        return Steps(self.counter(name, most))
+
 
 class Job(NamedTuple):
-    """The arguments of one build."""
+    """The arguments of one build.
+
+    `shapes` are the ranges that the user gave for inputs with free axes, None where the data shall tell them;
+    `shapes_of_data` those that it told to the compiler.
+    """
 
     source: object
     keep_layout: bool
@@ -91,6 +143,8 @@ class Job(NamedTuple):
     check: Check
     stages: Stages
     limits: Limits = Limits()
+    shapes: Mapping[str, ShapeRange] | None = None
+    shapes_of_data: Mapping[str, ShapeRange] = {}  # noqa: RUF012 - never changed
 
 
 class Opened(NamedTuple):
@@ -114,12 +168,14 @@ class Scan(NamedTuple):
         probe: the first few samples, prepared.
         fingerprints: of each sample's picture; None where the model takes none.
         notes: what was found and not refused, a sentence each.
+        shapes: smallest, first and largest shape of a sample of each input, without its batch.
     """
 
     digests: tuple[str, ...]
     probe: Tensors
     fingerprints: Fingerprints | None
     notes: tuple[str, ...]
+    shapes: dict[str, ShapeRange]
 
 
 class Graph(NamedTuple):

@@ -53,6 +53,13 @@ def residual(*, classes=10, opset=17):
     return graph(nodes, weights, {"image": ["N", 1, 8, 8]}, {"logits": ["N", classes]}, opset=opset)
 
 
+def with_free_sides(model):
+    """The model with free height and width of its first input."""
+    for axis, name in ((2, "H"), (3, "W")):
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name
+    return model
+
+
 def save(model, path: Path) -> Path:
     path.write_bytes(model.SerializeToString())
     return path

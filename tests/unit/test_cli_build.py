@@ -216,18 +216,27 @@ class TestCalibration:
         assert not (work / ".net.edge.unfinished").exists()
 
     def test_free_height_and_width_stay_free_and_are_compiled_for_their_range(self, work, capsys):
-        model = hg.residual()
-        for axis, name in ((2, "H"), (3, "W")):
-            model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name
-        hg.save(model, work / "net.onnx")
+        hg.save(hg.with_free_sides(hg.residual()), work / "net.onnx")
         assert main.run(command("--json", "--shape", "image=1x1x8x8:1x1x16x16:4x1x32x32")) == 0
-        assert said(capsys)["compiler"]["ok"] in (True, None)  # None: no compiler is installed here
+        built = said(capsys)
+        assert built["compiler"]["ok"] in (True, None)  # None: no compiler is installed here
+        assert "--shape" not in str(built["notes"])
         with edge_sdk.open_engine("net.edge", variant="int8") as engine:
             assert engine.infer({"image": np.zeros((3, 1, 24, 12), np.float32)})["logits"].shape == (3, 10)
+
+    def test_free_height_and_width_are_compiled_for_what_the_data_has_where_nothing_is_said(self, work, capsys):
+        hg.save(hg.with_free_sides(hg.residual()), work / "net.onnx")
+        assert main.run(command("--json")) == 0
+        built = said(capsys)
+        told = [note for note in built["notes"] if "'image' from 1x1x8x8 to 32x1x8x8, as the evaluation data" in note]
+        assert (built["compiler"]["ok"], len(told)) in ((True, 1), (None, 0))  # None: no compiler is installed here
 
     @pytest.mark.parametrize(
         ("options", "word"),
         [
+            (("--shape", "imgae=1x1x8x8:1x1x8x8:4x1x8x8"), "did you mean 'image'"),
+            (("--shape", "image=1x1x8:1x1x8:4x1x8"), "the input is"),
+            (("--shape", "image=1x1x8x8:1x1x9x8:4x1x9x8"), "1x1x9x8"),
             (("--dla", "0"), "the engine that --on builds"),
             (("--dla", "-1"), "counted from 0"),
             (("--shape", "image=1x1"), "is not INPUT=MIN:USUAL:MAX"),

@@ -364,6 +364,16 @@ def test_data_from_functions(work):
     assert (built.samples, built.evaluation_samples, built.metric) == (40, 40, "top-1")
 
 
+def test_an_engine_s_missing_range_is_told_before_the_data_is_read(work):
+    hg.save(hg.with_free_sides(hg.residual()), work / "net.onnx")
+    steps = []
+    words = (r"'image' has free axes beyond the batch, \[-1, 1, -1, -1\]", "--shape image=")
+    refused(work, errors.UsageError, *words, shapes={}, progress=lambda *step: steps.append(step))
+    assert steps == []
+    given = {"image": ((1, 1, 8, 8), (1, 1, 8, 8), (1, 1, 16, 16))}
+    assert build(work, shapes=given, method="max").precision == "int8"  # the control
+
+
 def test_a_model_without_a_free_batch_axis(work):
     model = hg.residual()
     for value in (*model.graph.input, *model.graph.output):
