@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edge_sdk.engines import ort
 from edge_sdk.engines.protocol import Tensors
 from edge_sdk.host import layerwise, quantizing
-from edge_sdk.host.calibrate import choose, collect, samples
+from edge_sdk.host.calibrate import choose, collect, heldout, samples
 from edge_sdk.host.graph import equalise, macs, placement, qdq
 from edge_sdk.host.graph import model as models
 from edge_sdk.host.job import Graph, Job, Opened, Shifts
@@ -96,7 +96,7 @@ def corrected(job: Job, data: Opened, graph: Graph, choice: choose.Choice, colle
 
 def _measured(one: Corrected, data: Opened) -> layerwise.Layerwise:
     """Gives what INT8 does to each layer, measured on calibration samples that were not held out."""
-    feeds = _some(data.calibration, one.collected, layerwise.SAMPLES)
+    feeds = _some(data.calibration, layerwise.SAMPLES)
     ort.give_back()  # what the trial before held, before all layers are there twice
     return layerwise.measured(one.base, one.placed, one.choice.ranges, feeds)
 
@@ -135,12 +135,11 @@ def _tried(name: str, layers: int) -> tuple[Correction, ...]:
     return (Correction(name, layers, 0.0, 0.0, kept=False),)
 
 
-def _some(calibration: samples.Data, collected: collect.Collected, count: int) -> Iterator[Tensors]:
+def _some(calibration: samples.Data, count: int) -> Iterator[Tensors]:
     """Gives the first `count` calibration samples that were not held out."""
     left = count
     for batch in calibration.batches():
-        held = collected.held[batch.first : batch.first + len(batch.digests)]
-        rows = np.flatnonzero(~np.array(held, bool))[:left]
+        rows = np.flatnonzero([not heldout.is_held_out(digest) for digest in batch.digests])[:left]
         if rows.size:
             yield {name: values[rows] for name, values in batch.feeds.items()}
         left -= rows.size
@@ -180,7 +179,7 @@ def _equalised(job: Job, data: Opened, plain: Corrected) -> Corrected | None:
         return None
     tensors = [chain.tensor for chain in found]
     run = ort.runner_from_model(qdq.with_outputs(plain.base, tensors), tensors)
-    peaks = _channel_peaks(run(batch) for batch in _some(data.calibration, plain.collected, SAMPLES))
+    peaks = _channel_peaks(run(batch) for batch in _some(data.calibration, SAMPLES))
     divisors = {chain: equalise.factors(plain.base, chain, peaks[chain.tensor]) for chain in found}
     changed = {chain: by for chain, by in divisors.items() if (by != 1).any()}
     if not changed:

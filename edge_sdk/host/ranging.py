@@ -37,6 +37,9 @@ _SAVES = 8
 
 _USUAL_SAMPLES = 256
 
+_UNMEASURED = "mse"
+"""What ``auto`` is where nothing can be measured: of all methods it does best on most models."""
+
 
 class Measures(NamedTuple):
     """How ranges are measured on the held-out samples.
@@ -73,9 +76,10 @@ def ranged(job: Job, data: Opened, scan: Scan, graph: Graph) -> Ranged:
 
 
 def _chosen(job: Job, collected: collect.Collected, measured: Callable[[], Measures]) -> choose.Choice:
-    """Gives the ranges; nothing is run for a method that the user named."""
-    if job.method != choose.AUTO:
-        return choose.chosen(collected, job.method, _unasked)
+    """Gives the ranges; nothing is run for a method that the user named, nor where no sample was held out."""
+    if job.method != choose.AUTO or not collected.held_feeds:
+        method = _UNMEASURED if job.method == choose.AUTO else job.method
+        return choose.chosen(collected, method, _unasked)
     by = measured()
     return choose.chosen(collected, job.method, by.sqnr_of, quick_of=by.quick_of, trials=by.trials)
 
@@ -116,12 +120,13 @@ def _collected(
             saver.save()
             raise
         saver.save()
+    seen = inspector.finish()  # first: of data that it refuses, not all samples were run
     if len(collected.digests) < job.min_samples:
         raise errors.DataError(
             f"{data.calibration.name} gave {len(collected.digests)} samples; at least {job.min_samples} are needed to "
             "see a network's usual range: give more, or allow fewer with --min-samples"
         )
-    return collected, inspector.finish().notes
+    return collected, seen.notes
 
 
 def _before(job: Job, key: rangefile.Key, tensors: Sequence[str]) -> tuple[collect.State | None, bool]:
@@ -174,7 +179,7 @@ def measure(model: models.Model, placed: placement.Placement, collected: collect
         placed: what is quantised.
         collected: with held-out samples and the float model's answers to them.
     """
-    methods, points = len(thresholds.METHODS), len(collected.marks)
+    methods, points = len(thresholds.METHODS), collect.MARKS
     runs = max(_RUNS_LEAST, int(_RUNS_SHARE * len(collected.digests)))
     held = max(_FEWEST_SAMPLES, min(runs // (methods + points + _FEWEST_TRIALS), len(collected.held_feeds)))
     trials = max(_FEWEST_TRIALS, min(runs // held - methods - points, _MOST_TRIALS))

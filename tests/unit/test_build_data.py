@@ -79,13 +79,14 @@ def test_data_that_cannot_be_real_is_refused_and_nothing_is_written(work, which,
     refused(work, errors.DataError, words, which)
 
 
-def test_pictures_that_look_like_the_evaluation_s_are_refused_and_nothing_is_written(work):
+@pytest.mark.parametrize("place", [33, 0])  # of the first one no sample is run, and still it is what is told
+def test_pictures_that_look_like_the_evaluation_s_are_refused_and_nothing_is_written(work, place):
     calibration, evaluation = hg.pixels(80, 1), hg.pixels(64, 2)
-    calibration[33] = np.minimum(evaluation[12].astype(int) + 1, 255)
+    calibration[place] = np.minimum(evaluation[12].astype(int) + 1, 255)
     np.savez(work / "calibration.npz", image=calibration)
-    refused(work, errors.DataError, "calibration sample 33 and evaluation sample 12", "--allow similar")
+    refused(work, errors.DataError, f"calibration sample {place} and evaluation sample 12", "--allow similar")
     built = build(work, allow=["similar"])
-    assert "calibration sample 33 and evaluation sample 12" in " ".join(built.notes)
+    assert f"calibration sample {place} and evaluation sample 12" in " ".join(built.notes)
     assert report(work)["allowed"] == ["similar"]
     assert "let pass on purpose: similar" in (work / "net.edge" / "report.html").read_text()
 
@@ -143,17 +144,23 @@ class TestRanges:
         assert build(work, "again.edge", ranges=[work / "net.ranges"]).digest == first.digest
         assert runs == []
 
-    def test_ranges_of_two_workers_make_the_scales_of_one(self, work):
-        whole = build(work, method="mse")
-        parts = np.split(hg.pixels(80, 1), [48])
-        for name, part in zip(("one", "two"), parts, strict=True):
+    def test_workers_and_order_leave_the_method_and_the_scales_as_they_are(self, work):
+        pixels = np.load(work / "calibration.npz")["image"]
+        whole = build(work)
+        for name, part in zip(("one", "two"), np.split(pixels, [48]), strict=True):
             np.savez(work / f"{name}.npz", image=part)
-            build(work, f"{name}.edge", calibration=work / f"{name}.npz", save_ranges=work / name, method="mse")
-        merged = build(work, "merged.edge", ranges=[work / "one", work / "two"], method="mse")
-        ranges = [json.loads((Path(b.bundle) / "calibration.json").read_bytes())["ranges"] for b in (whole, merged)]
-        assert ranges[0].keys() == ranges[1].keys()
-        for name, found in ranges[0].items():
-            assert ranges[1][name]["scale"] == pytest.approx(found["scale"], rel=1e-6)
+            build(work, f"{name}.edge", calibration=work / f"{name}.npz", save_ranges=work / name)
+        merged = build(work, "merged.edge", ranges=[work / "one", work / "two"])
+        np.savez(work / "mixed.npz", image=np.random.default_rng(0).permutation(pixels))
+        mixed = build(work, "mixed.edge", calibration=work / "mixed.npz")
+        wanted, *others = (
+            json.loads((Path(b.bundle) / "calibration.json").read_bytes())["ranges"] for b in (whole, merged, mixed)
+        )
+        assert whole.method == merged.method == mixed.method
+        for ranges in others:
+            assert ranges.keys() == wanted.keys()
+            for name, found in wanted.items():
+                assert ranges[name]["scale"] == pytest.approx(found["scale"], rel=1e-6)
 
     def test_new_samples_are_added_to_known_ones(self, work):
         build(work, save_ranges=work / "net.ranges")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from edge_sdk import errors
-from edge_sdk.host.calibrate import choose, collect, data, inputs, samples
+from edge_sdk.host.calibrate import choose, collect, data, heldout, inputs, samples
 from edge_sdk.numerics import thresholds
 from edge_sdk.records.bundle import Preprocess
 from edge_sdk.records.tensors import TensorSpec
@@ -21,8 +21,13 @@ def double(feeds):
 def batches(values, size):
     for first in range(0, len(values), size):
         part = values[first : first + size]
-        digests = tuple(f"{first + i}" for i in range(len(part)))
+        digests = tuple(digest(first + i) for i in range(len(part)))
         yield samples.Batch(first, {"x": part}, {"x": part}, None, digests)
+
+
+def digest(index):
+    """Those of each eighth sample say that it is held out."""
+    return f"{index:064x}"
 
 
 def collected(values=VALUES, size=7, **options):
@@ -51,15 +56,39 @@ def test_holding_out_does_not_change_the_ranges_of_all():
     assert not same(held.fitted, held.histograms())
 
 
-def test_each_eighth_sample_is_held_out_whatever_the_batches():
+def test_an_eighth_of_the_samples_is_held_out_whatever_the_batches():
     for size in (1, 7, 64):
         held = collected(size=size, hold_out=True).held_feeds
-        np.testing.assert_array_equal(np.concatenate([feeds["x"] for feeds in held]), VALUES[7::8])
+        np.testing.assert_array_equal(np.concatenate([feeds["x"] for feeds in held]), VALUES[::8])
+
+
+def rows_kept(widths, order):
+    """What is held out of samples with `widths` values each, all of whose digests say so, seen in some order."""
+    batches = (
+        samples.Batch(place, *[{"x": np.full((1, widths[index]), index, np.float32)}] * 2, None, (digest(8 * index),))
+        for place, index in enumerate(order)
+    )
+    found = collect.collected(lambda _feeds: {}, ["x"], batches, hold_out=True)
+    return [int(feeds["x"][0, 0]) for feeds in found.held_feeds]
+
+
+@pytest.mark.parametrize("widths", [[6] * 100, [2**20] * 30, [2**20, 3 * 2**20, *[2**10] * 10, 2**21, *[2**10] * 10]])
+def test_which_held_out_samples_are_kept_does_not_hang_on_their_order(widths):
+    count = len(widths)
+    kept = rows_kept(widths, range(count))
+    assert kept == list(range(len(kept)))
+    for seed in range(5):
+        assert rows_kept(widths, np.random.default_rng(seed).permutation(count).tolist()) == kept
+
+
+def test_of_samples_of_any_size_a_few_are_kept():
+    assert rows_kept([2**22 + 1] * 8, range(8)) == [0, 1, 2, 3]
 
 
 def test_what_is_held_out_is_prepared_when_it_is_asked_for():
     pixels = (VALUES * 10).astype(np.int8)
-    batch = samples.Batch(0, {"x": pixels}, {"x": pixels / np.float32(10)}, None, tuple(map(str, range(len(pixels)))))
+    digests = tuple(map(digest, range(len(pixels))))
+    batch = samples.Batch(0, {"x": pixels}, {"x": pixels / np.float32(10)}, None, digests)
     asked = []
 
     def prepare(raw):
@@ -70,7 +99,7 @@ def test_what_is_held_out_is_prepared_when_it_is_asked_for():
 
     assert asked == []
     np.testing.assert_array_equal(
-        np.concatenate([feeds["x"] for feeds in found.held_feeds[1:3]]), batch.feeds["x"][15:24:8]
+        np.concatenate([feeds["x"] for feeds in found.held_feeds[1:3]]), batch.feeds["x"][8:24:8]
     )
     assert asked == [np.int8, np.int8]
     for given, answer in found.references(2, step=2):
@@ -80,15 +109,15 @@ def test_what_is_held_out_is_prepared_when_it_is_asked_for():
 
 def test_what_is_held_out_is_bounded():
     many = np.ones((1000, 6), np.float32)
-    assert len(collected(many, hold_out=True).held_feeds) == collect.HELD_OUT_MOST
+    assert len(collected(many, hold_out=True).held_feeds) == heldout.MOST
     large = np.ones((64, 1024 * 1024), np.float32)
     held = collect.collected(lambda _feeds: {}, ["x"], batches(large, 1), hold_out=True).held_feeds
-    assert sum(feeds["x"].nbytes for feeds in held) <= 16 * 1024 * 1024
+    assert sum(feeds["x"].nbytes for feeds in held) == 16 * 1024 * 1024
 
 
 def test_a_sample_of_the_evaluation_data_is_refused_with_both_indices():
     with pytest.raises(errors.DataError, match="calibration sample 42 and evaluation sample 9 are the same"):
-        collected(evaluated={"42": 9})
+        collected(evaluated={digest(42): 9})
 
 
 def test_activations_that_are_not_finite_name_the_tensor():

@@ -2,32 +2,26 @@
 
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_sdk import errors
 from edge_sdk.engines.protocol import Tensors
+from edge_sdk.host.calibrate import heldout
 from edge_sdk.host.calibrate.inspect import Inspector
 from edge_sdk.host.calibrate.samples import Batch
 from edge_sdk.numerics import ranges
 
-HELD_OUT_EVERY = 8
-"""Each eighth sample is held out when a method is to be chosen; it joins the ranges after the choice."""
-
-HELD_OUT_MOST = 32
-_HELD_OUT_BYTES = 16 * 1024 * 1024
-
 _ACTIVATION_BYTES = 32 * 1024 * 1024
 """Of the observed tensors in one run: a batch that would give more is run in parts."""
 
-_MARKS = 3
+MARKS = 3
 """Points of the coverage curve before the last."""
 
 Run = Callable[[Mapping[str, NDArray[Any]]], Tensors]
 Answers = Callable[[Mapping[str, NDArray[Any]]], Tensors]
-Prepare = Callable[[Mapping[str, NDArray[Any]]], Tensors]
 Histograms = dict[str, ranges.MagnitudeHistogram]
 
 
@@ -43,44 +37,15 @@ class State(NamedTuple):
 
     Attributes:
         digests: of the samples seen so far, in order.
-        held: whether each of them was held out.
-        fitted: histograms of those that were not.
+        fitted: histograms of those that were not held out.
         held_out: histograms of those that were.
         marks: the coverage curve's points so far.
     """
 
     digests: tuple[str, ...] = ()
-    held: tuple[bool, ...] = ()
     fitted: Histograms = {}  # noqa: RUF012 - never changed
     held_out: Histograms = {}  # noqa: RUF012 - never changed
     marks: tuple[Mark, ...] = ()
-
-
-class HeldOut(Sequence[Tensors]):
-    """Samples kept as they were read, for pixels in a quarter of the room, and prepared when they are asked for.
-
-    Args:
-        raw: one batch of 1 each.
-        prepare: from what was read to what the network takes.
-    """
-
-    def __init__(self, raw: Sequence[Tensors] = (), prepare: Prepare = dict) -> None:
-        self._raw = tuple(raw)
-        self._prepare = prepare
-
-    def __len__(self) -> int:
-        return len(self._raw)
-
-    @overload
-    def __getitem__(self, index: int) -> Tensors: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Tensors]: ...
-
-    def __getitem__(self, index: int | slice) -> Tensors | list[Tensors]:
-        if isinstance(index, slice):
-            return [self._prepare(raw) for raw in self._raw[index]]
-        return self._prepare(self._raw[index])
 
 
 class Collected(NamedTuple):
@@ -89,20 +54,18 @@ class Collected(NamedTuple):
     Attributes:
         fitted: histograms of the samples that were not held out, by tensor.
         held_out: those of the held-out samples.
-        held_feeds: the held-out samples, one batch of 1 each.
+        held_feeds: those of the held-out samples that were kept, one batch of 1 each.
         digests: of every sample, in order.
         held_outputs: what the float model answered to each of `held_feeds`.
         marks: the fitted histograms at an eighth, a quarter and a half of the samples.
-        held: whether each sample was held out.
     """
 
     fitted: Histograms
     held_out: Histograms
-    held_feeds: HeldOut
+    held_feeds: heldout.Samples
     digests: tuple[str, ...]
     held_outputs: tuple[Tensors, ...] = ()
     marks: tuple[Mark, ...] = ()
-    held: tuple[bool, ...] = ()
 
     def histograms(self) -> Histograms:
         """Gives the histograms of all samples."""
@@ -117,7 +80,7 @@ class Collected(NamedTuple):
 
     def state(self) -> State:
         """Gives what can be saved."""
-        return State(self.digests, self.held, self.fitted, self.held_out, self.marks)
+        return State(self.digests, self.fitted, self.held_out, self.marks)
 
 
 def collected(
@@ -126,7 +89,7 @@ def collected(
     batches: Iterable[Batch],
     *,
     hold_out: bool = False,
-    prepare: Prepare = dict,
+    prepare: heldout.Prepare = dict,
     answers: Answers | None = None,
     evaluated: Mapping[str, int] | None = None,
     expected: int | None = None,
@@ -142,7 +105,7 @@ def collected(
         run: gives the values of `tensors` that are not inputs.
         tensors: names of the activations.
         batches: of the calibration data.
-        hold_out: keep every eighth sample apart (16 MB prepared and 32 samples at most).
+        hold_out: keep an eighth of the samples apart; of 32 of them, 16 MB prepared, also what goes in and comes out.
         prepare: how raw samples become what the network takes; by default they are that.
         answers: gives the model's outputs from those values and the inputs; they are kept of the held-out samples.
         evaluated: digests of the evaluation samples with their index.
@@ -168,17 +131,16 @@ def collected(
             if before is None or is_resumed:
                 marks.look(batch.first + len(batch.digests), work.fitted)
         if on_state:
-            on_state(State(tuple(work.digests), tuple(work.held), work.fitted, work.held_out, marks.found()))
+            on_state(State(tuple(work.digests), work.fitted, work.held_out, marks.found()))
         if on_samples:
             on_samples(batch.first + len(batch.digests))
     return Collected(
         work.fitted,
         work.held_out,
-        HeldOut(work.held_raw, prepare),
+        heldout.Samples([one.raw for one in work.kept.samples], prepare),
         tuple(work.digests),
-        tuple(work.held_outputs),
+        tuple(one.outputs for one in work.kept.samples),
         marks.found(len(work.digests)),
-        tuple(work.held),
     )
 
 
@@ -221,7 +183,7 @@ def merged(states: Sequence[State]) -> State:
             )
         _add(fitted, state.fitted)
         _add(held_out, state.held_out)
-        total = State(total.digests + state.digests, total.held + state.held)
+        total = State(total.digests + state.digests)
     return total._replace(fitted=fitted, held_out=held_out, marks=total.marks if len(states) == 1 else ())
 
 
@@ -232,55 +194,53 @@ class _Pass:
         self, run: Run, tensors: Sequence[str], answers: Answers | None, before: State, *, is_resumed: bool
     ) -> None:
         self.fitted, self.held_out = dict(before.fitted), dict(before.held_out)
-        self.digests, self.held = list(before.digests), list(before.held)
-        self.held_raw: list[Tensors] = []
-        self.held_outputs: list[Tensors] = []
+        self.digests = list(before.digests)
+        self.kept = heldout.Lowest()
         self._run = run
         self._tensors = tensors
         self._answers = answers
         self._before = before
-        self._known = {} if is_resumed else dict(zip(before.digests, before.held, strict=True))
+        self._known = frozenset(() if is_resumed else before.digests)
         self._is_resumed = is_resumed
         self._most = 1
 
     def take(self, batch: Batch, *, hold_out: bool) -> None:
         """Adds a batch."""
-        is_new, is_held = np.ones(len(batch.digests), bool), np.zeros(len(batch.digests), bool)
-        for row, digest in enumerate(batch.digests):
-            index = batch.first + row
-            known = self._known_as(index, digest)
-            is_new[row] = known is None
-            is_held[row] = known or (hold_out and known is None and index % HELD_OUT_EVERY == HELD_OUT_EVERY - 1)
-            is_held[row] &= bool(known) or _has_room(len(self.held_raw), batch.feeds, int(is_held[:row].sum()))
-            if is_new[row]:
-                self.digests.append(digest)
-                self.held.append(bool(is_held[row]))
-        self._observe(batch, np.flatnonzero(is_new & ~is_held), self.fitted)
-        for held in np.flatnonzero(is_held).tolist():
-            self._take_held(batch, held, is_new=bool(is_new[held]))
+        rows = np.arange(len(batch.digests))
+        is_new = np.array([self._is_new(batch.first + row, digest) for row, digest in enumerate(batch.digests)], bool)
+        is_held = np.array([hold_out and heldout.is_held_out(digest) for digest in batch.digests], bool)
+        sample_bytes = sum(values[:1].nbytes for values in batch.feeds.values())
+        is_kept = np.zeros_like(is_held)
+        for row in rows[is_held].tolist():
+            is_kept[row] = self.kept.takes(batch.digests[row], sample_bytes)
+            if is_kept[row]:
+                self._keep(batch, row, sample_bytes, is_new=bool(is_new[row]))
+        self.digests += [digest for digest, new in zip(batch.digests, is_new, strict=True) if new]
+        self._observe(batch, rows[is_new & ~is_held], self.fitted)
+        self._observe(batch, rows[is_new & is_held & ~is_kept], self.held_out)
 
-    def _known_as(self, index: int, digest: str) -> bool | None:
-        """Gives whether a sample of `before` was held out; None for a new sample."""
+    def _is_new(self, index: int, digest: str) -> bool:
+        """Says whether a sample is none of `before`."""
         if not self._is_resumed:
-            return self._known.get(digest)
+            return digest not in self._known
         if index >= len(self._before.digests):
-            return None
+            return True
         if self._before.digests[index] != digest:
             raise errors.DataError(
                 f"calibration sample {index} is not the one that the interrupted build saw; build without --resume"
             )
-        return self._before.held[index]
+        return False
 
-    def _take_held(self, batch: Batch, row: int, *, is_new: bool) -> None:
+    def _keep(self, batch: Batch, row: int, sample_bytes: int, *, is_new: bool) -> None:
         """Runs a held-out sample by itself: for its histograms where it is new, and for the model's answers."""
         feeds = {name: values[row : row + 1] for name, values in batch.feeds.items()}
         values = self._run(feeds) | feeds
         if is_new:
             _add(self.held_out, dict(self._histograms(values, [batch.digests[row]], batch.first + row)))
-        if _has_room(len(self.held_raw), feeds):
-            self.held_raw.append({name: values[row : row + 1].copy() for name, values in batch.raw.items()})
-            given = self._answers(values) if self._answers else {}
-            self.held_outputs.append({name: array.copy() for name, array in given.items()})
+        raw = {name: values[row : row + 1].copy() for name, values in batch.raw.items()}
+        given = self._answers(values) if self._answers else {}
+        outputs = {name: array.copy() for name, array in given.items()}
+        self.kept.add(heldout.Kept(batch.digests[row], sample_bytes, raw, outputs))
 
     def _observe(self, batch: Batch, rows: NDArray[np.intp], total: Histograms) -> None:
         start = 0
@@ -321,7 +281,7 @@ class _Marks:
     """Copies the histograms at an eighth, a quarter and a half of the samples: of those expected, or by doubling."""
 
     def __init__(self, expected: int | None, before: tuple[Mark, ...]) -> None:
-        self.wanted = [expected // 2**step for step in range(_MARKS, 0, -1)] if expected else []
+        self.wanted = [expected // 2**step for step in range(MARKS, 0, -1)] if expected else []
         self._is_doubling = not expected
         self._next = 2 * before[-1].samples if before else 1
         self._found = list(before)
@@ -330,23 +290,16 @@ class _Marks:
         """Copies the histograms when the next point is reached."""
         if self._is_doubling and seen >= self._next:
             self._next = 2 * seen
-            self._found = [*self._found[-_MARKS:], Mark(seen, dict(fitted))]
+            self._found = [*self._found[-MARKS:], Mark(seen, dict(fitted))]
         due = [count for count in self.wanted if 0 < count <= seen]
         if due and not any(mark.samples >= due[-1] for mark in self._found):
             self._found.append(Mark(seen, dict(fitted)))
 
     def found(self, total: int | None = None) -> tuple[Mark, ...]:
         """Gives the points before the last sample, `total` if known."""
-        return tuple(mark for mark in self._found if mark.histograms and mark.samples != total)[-_MARKS:]
+        return tuple(mark for mark in self._found if mark.histograms and mark.samples != total)[-MARKS:]
 
 
 def _add(total: Histograms, more: Mapping[str, ranges.MagnitudeHistogram]) -> None:
     for name, histogram in more.items():
         total[name] = ranges.merge(total[name], histogram) if name in total else histogram
-
-
-def _has_room(held: int, feeds: Tensors, more: int = 0) -> bool:
-    """Says whether another sample can be held out, with `more` about to be."""
-    sample_bytes = sum(values[:1].nbytes for values in feeds.values())
-    count = held + more
-    return count < HELD_OUT_MOST and (count + 1) * sample_bytes <= _HELD_OUT_BYTES

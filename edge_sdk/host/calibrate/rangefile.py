@@ -22,8 +22,9 @@ from edge_sdk.host.calibrate.collect import Histograms, Mark, State
 from edge_sdk.numerics.ranges import BINS, MagnitudeHistogram
 from edge_sdk.records.bundle import Digest
 
-SCHEMA = 2
-"""2: of large tensors other elements are drawn than before; ranges of both would not be those of one pass."""
+SCHEMA = 3
+"""3: other samples are held out than before, and 2: of large tensors other elements are drawn; ranges of two of them
+would not be those of one pass."""
 
 _FITTED, _HELD_OUT, _HEADER = "fitted", "held_out", "header"
 _LARGEST_EXPONENT = 200
@@ -58,7 +59,6 @@ class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     schema: int
     key: Key
     digests: tuple[Digest, ...]
-    held: tuple[bool, ...]
     parts: dict[str, _Part]
 
 
@@ -88,7 +88,6 @@ def write_ranges(file: Path, key: Key, state: State, *, is_compressed: bool = Tr
         SCHEMA,
         key,
         state.digests,
-        state.held,
         {name: _Part(samples[name], tuple(_rows(part))) for name, part in parts.items()},
     )
     arrays: dict[str, Any] = {name: _counts(part) for name, part in parts.items()}
@@ -119,13 +118,13 @@ def read_ranges(file: Path) -> Ranges:
         raise errors.DataError(
             f"{file} is not a range file: {error}; expected what edge-sdk build --save-ranges wrote"
         ) from error
-    if header.schema != SCHEMA or not {_FITTED, _HELD_OUT} <= found.keys() or len(header.held) != len(header.digests):
+    if header.schema != SCHEMA or not {_FITTED, _HELD_OUT} <= found.keys():
         raise errors.DataError(f"{file} is a range file of another edge_sdk; write it again with this one")
     marks = sorted(
         (Mark(part.samples, found[name]) for name, part in header.parts.items() if name.startswith("mark_")),
         key=lambda mark: mark.samples,
     )
-    return Ranges(header.key, State(header.digests, header.held, found[_FITTED], found[_HELD_OUT], tuple(marks)))
+    return Ranges(header.key, State(header.digests, found[_FITTED], found[_HELD_OUT], tuple(marks)))
 
 
 def state_from_files(files: Sequence[Path], key: Key, tensors: Sequence[str]) -> State:
