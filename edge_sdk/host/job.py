@@ -1,6 +1,6 @@
 """What the stages of one build hand on to each other."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -144,7 +144,7 @@ class Job(NamedTuple):
     stages: Stages
     limits: Limits = Limits()
     shapes: Mapping[str, ShapeRange] | None = None
-    shapes_of_data: Mapping[str, ShapeRange] = {}  # noqa: RUF012 - never changed
+    shapes_of_data: Mapping[str, ShapeRange] = {}
 
 
 class Opened(NamedTuple):

@@ -366,10 +366,10 @@ def test_data_from_functions(work):
 
 def test_an_engine_s_missing_range_is_told_before_the_data_is_read(work):
     hg.save(hg.with_free_sides(hg.residual()), work / "net.onnx")
-    steps = []
+    stages = set()
     words = (r"'image' has free axes beyond the batch, \[-1, 1, -1, -1\]", "--shape image=")
-    refused(work, errors.UsageError, *words, shapes={}, progress=lambda *step: steps.append(step))
-    assert steps == []
+    refused(work, errors.UsageError, *words, shapes={}, progress=lambda stage, *_: stages.add(stage))
+    assert not stages & {"scan", "fold", "calibrate"}
     given = {"image": ((1, 1, 8, 8), (1, 1, 8, 8), (1, 1, 16, 16))}
     assert build(work, shapes=given, method="max").precision == "int8"  # the control
 
