@@ -16,7 +16,7 @@ from edge_sdk.host import layerwise, quantizing
 from edge_sdk.host.calibrate import choose, collect, heldout, samples
 from edge_sdk.host.graph import equalise, macs, placement, qdq
 from edge_sdk.host.graph import model as models
-from edge_sdk.host.job import Graph, Job, Opened, Shifts
+from edge_sdk.host.job import Graph, Job, Opened, Shifts, Steps
 from edge_sdk.host.judge import gate, sensitivity
 from edge_sdk.numerics import ranges
 from edge_sdk.records.bundle import Correction, Pinned
@@ -83,20 +83,57 @@ def corrected(job: Job, data: Opened, graph: Graph, choice: choose.Choice, colle
         if not collected.held_feeds or (choice.best_db or 0.0) >= GOOD_DB:
             return plain
         references = collected.references(_HELD)
-        trials = _Trials(graph, references, plain)
+        most = _Most(len(references), len(collected.digests))
+        steps = job.stages.steps("correct", most.all)
+        trials = _Trials(graph, references, plain, steps)
         if trials.best_db < GOOD_DB:
-            trials.take(_equalised(job, data, plain))
-            found = _measured(trials.best, data)
+            trials.take(_equalised(data, plain, steps))
+            steps.reach(most.equalised)
+            found = _measured(trials.best, data, steps)
+            steps.reach(most.measured)
             trials.best = trials.best._replace(noise=found.noise)
             if trials.best_db < FLOAT_BELOW_DB:
                 trials.take(_in_float(trials.best, graph), gain_db=FLOAT_GAIN_DB)
+            steps.reach(most.in_float)
             trials.take(_with_biases(trials.best, found.shifts))
         return trials.best
 
 
-def _measured(one: Corrected, data: Opened) -> layerwise.Layerwise:
+class _Most(NamedTuple):
+    """The most runs of one sample that the steps take, each together with those before it.
+
+    Attributes:
+        held: samples that each trial is measured on.
+        samples: of the calibration data.
+    """
+
+    held: int
+    samples: int
+
+    @property
+    def equalised(self) -> int:
+        """As it was, and equalised: peaks, ranges anew and its trial."""
+        return 2 * self.held + SAMPLES + self.samples
+
+    @property
+    def measured(self) -> int:
+        """With every layer beside its INT8 twin."""
+        return self.equalised + layerwise.SAMPLES
+
+    @property
+    def in_float(self) -> int:
+        """With the trial of layers in float."""
+        return self.measured + self.held
+
+    @property
+    def all(self) -> int:
+        """With that of the biases."""
+        return self.in_float + self.held
+
+
+def _measured(one: Corrected, data: Opened, steps: Steps) -> layerwise.Layerwise:
     """Gives what INT8 does to each layer, measured on calibration samples that were not held out."""
-    feeds = _some(data.calibration, layerwise.SAMPLES)
+    feeds = _some(data.calibration, layerwise.SAMPLES, steps)
     ort.give_back()  # what the trial before held, before all layers are there twice
     return layerwise.measured(one.base, one.placed, one.choice.ranges, feeds)
 
@@ -104,8 +141,9 @@ def _measured(one: Corrected, data: Opened) -> layerwise.Layerwise:
 class _Trials:
     """The best so far, with its SQNR on the held-out samples, and all that was tried on record."""
 
-    def __init__(self, graph: Graph, references: References, plain: Corrected) -> None:
+    def __init__(self, graph: Graph, references: References, plain: Corrected, steps: Steps) -> None:
         self._references = references
+        self._steps = steps
         self._outputs = graph.model.outputs
         self.best = plain
         self.best_db = self._sqnr_db(plain)
@@ -125,9 +163,8 @@ class _Trials:
 
     def _sqnr_db(self, one: Corrected) -> float:
         content = quantizing.variant_bytes(one.base, one.placed, one.choice.ranges, one.shifts)
-        return gate.worst_sqnr_db(
-            ort.runner_from_model(content, is_simulated=True, is_frugal=True), self._references, self._outputs
-        )
+        run = self._steps.counted(ort.runner_from_model(content, is_simulated=True, is_frugal=True))
+        return gate.worst_sqnr_db(run, self._references, self._outputs)
 
 
 def _tried(name: str, layers: int) -> tuple[Correction, ...]:
@@ -135,13 +172,14 @@ def _tried(name: str, layers: int) -> tuple[Correction, ...]:
     return (Correction(name, layers, 0.0, 0.0, kept=False),)
 
 
-def _some(calibration: samples.Data, count: int) -> Iterator[Tensors]:
-    """Gives the first `count` calibration samples that were not held out."""
+def _some(calibration: samples.Data, count: int, steps: Steps) -> Iterator[Tensors]:
+    """Gives the first `count` calibration samples that were not held out; each counts once the next are asked for."""
     left = count
     for batch in calibration.batches():
         rows = np.flatnonzero([not heldout.is_held_out(digest) for digest in batch.digests])[:left]
         if rows.size:
             yield {name: values[rows] for name, values in batch.feeds.items()}
+            steps.add(rows.size)
         left -= rows.size
         if left <= 0:
             return
@@ -172,20 +210,20 @@ def _in_float(plain: Corrected, graph: Graph) -> Corrected | None:
     return plain._replace(placed=plain.placed.without(pins), tried=_tried("noisiest layers in float", len(pins)))
 
 
-def _equalised(job: Job, data: Opened, plain: Corrected) -> Corrected | None:
+def _equalised(data: Opened, plain: Corrected, steps: Steps) -> Corrected | None:
     """Gives the model with the tensors of its chains equalised and calibrated anew; None where it has no chain."""
     found = equalise.chains(plain.base, plain.placed)
     if not found:
         return None
     tensors = [chain.tensor for chain in found]
     run = ort.runner_from_model(qdq.with_outputs(plain.base, tensors), tensors)
-    peaks = _channel_peaks(run(batch) for batch in _some(data.calibration, SAMPLES))
+    peaks = _channel_peaks(run(batch) for batch in _some(data.calibration, SAMPLES, steps))
     divisors = {chain: equalise.factors(plain.base, chain, peaks[chain.tensor]) for chain in found}
     changed = {chain: by for chain, by in divisors.items() if (by != 1).any()}
     if not changed:
         return None
     base = equalise.equalised(plain.base, changed)
-    collected = _calibrated_anew(job, data, base, [chain.tensor for chain in changed], plain.collected)
+    collected = _calibrated_anew(data, base, [chain.tensor for chain in changed], plain.collected, steps)
     anew = choose.ranges_by_method(collected.histograms(), plain.choice.base, plain.choice.swapped)
     return plain._replace(
         base=base,
@@ -206,16 +244,15 @@ def _channel_peaks(runs: Iterable[Tensors]) -> dict[str, NDArray[np.float32]]:
 
 
 def _calibrated_anew(
-    job: Job, data: Opened, base: models.Model, tensors: list[str], collected: collect.Collected
+    data: Opened, base: models.Model, tensors: list[str], collected: collect.Collected, steps: Steps
 ) -> collect.Collected:
     """Gives what was collected with the histograms of `tensors` replaced, after a pass for them alone."""
     run = ort.runner_from_model(qdq.with_outputs(base, tensors), tensors)
     anew: dict[str, ranges.MagnitudeHistogram] = {}
-    on_samples = job.stages.counter("correct", len(collected.digests))
     for batch in data.calibration.batches():
         for name, values in run(batch.feeds).items():
             histogram = ranges.histogram_from_tensor(values)
             anew[name] = ranges.merge(anew[name], histogram) if name in anew else histogram
-        on_samples(batch.first + len(batch.digests))
+        steps.add(len(batch.digests))
     others = {name: found for name, found in collected.held_out.items() if name not in anew}
     return collected._replace(fitted={**collected.fitted, **anew}, held_out=others)

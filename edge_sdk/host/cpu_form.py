@@ -65,12 +65,17 @@ def _forms(gatekeeper: Gate, int8: Int8, folder: Path) -> tuple[list[_Form], flo
         feeds = int8.collected.held_feeds or _first(gatekeeper)
         unheld = [] if int8.collected.held_feeds else [(one, gatekeeper.run_float(one)) for one in feeds[:_MEASURED]]
         gatekeeper.rest()
-        made = lowering.write_lowered(int8.content, feeds, folder)
+        each = min(_MEASURED, len(feeds))
+        most = len(feeds) + (len(lowering.RULES) + 1) * each
+        steps = gatekeeper.job.stages.steps("lower", most)
+        made = lowering.write_lowered(int8.content, steps.passing(feeds), folder)
+        steps.reach(most - (len(made) + 1) * each)
         measured = unheld or int8.collected.references(_MEASURED)  # not before: prepared, they take room
         outputs = gatekeeper.graph.model.outputs
 
         def sqnr_of(model: str | bytes) -> float:
-            return gate.worst_sqnr_db(ort.runner_from_model(model, is_frugal=True), measured, outputs)
+            run = steps.counted(ort.runner_from_model(model, is_frugal=True))
+            return gate.worst_sqnr_db(run, measured, outputs)
 
         return [_Form(rule, file, sqnr_of(str(file))) for rule, file in made.items()], sqnr_of(int8.content)
 

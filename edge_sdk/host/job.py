@@ -78,28 +78,27 @@ class Stages:
         self.seconds: dict[str, float] = {}
         self._ticks = ticks
         self._progress: Progress = progress or (lambda *_: None)
-        self._end = 1
+        self._ends: dict[str, int] = {}
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         """Adds the wall time inside to the stage's seconds; memory freed before and in it goes back to the system."""
         started_ns = self._ticks.tick_ns()
-        self._end = 1
         self._progress(name, 0, 1)
         ort.give_back()
         yield
         ort.give_back()
         spent_s = (self._ticks.tick_ns() - started_ns) / 1e9
         self.seconds[name] = round(self.seconds.get(name, 0.0) + spent_s, 4)
-        self._progress(name, self._end, self._end)
+        end = self._ends.pop(name, 1)
+        self._progress(name, end, end)
 
     def counter(self, name: str, total: int | None) -> Callable[[int], None]:
         """Gives a function that is told how many samples of a stage are done."""
-        self._end = max(total or 0, 1)
+        self._ends[name] = max(total or 0, 1)
 
         def on_samples(done: int) -> None:
-            if total is None:
-                self._end = max(done, 1)
+            self._ends[name] = max(done, total or 1)
             self._progress(name, done, done + 1 if total is None else max(done, total))
 
         return on_samples

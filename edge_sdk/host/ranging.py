@@ -48,11 +48,13 @@ class Measures(NamedTuple):
         sqnr_of: from ranges to the SQNR of the worst output, in dB.
         quick_of: the same on the first _QUICK samples; None where that would save nothing.
         trials: how many trials the samples allow.
+        samples: held-out samples that `sqnr_of` takes.
     """
 
     sqnr_of: choose.Measure
     quick_of: choose.Measure | None
     trials: int
+    samples: int
 
 
 def ranged(job: Job, data: Opened, scan: Scan, graph: Graph) -> Ranged:
@@ -71,7 +73,12 @@ def ranged(job: Job, data: Opened, scan: Scan, graph: Graph) -> Ranged:
     with job.stages("choose"):
         choice = _chosen(job, collected, measured)
     with job.stages("coverage"):
-        points = coverage.curve(collected, choice, measured().sqnr_of if collected.held_feeds else None)
+        points = coverage.curve(
+            collected,
+            choice,
+            measured().sqnr_of if collected.held_feeds else None,
+            on_points=job.stages.counter("coverage", len(collected.marks) + 1),
+        )
     return Ranged(collected._replace(marks=()), choice, points, notes)  # nobody asks for the marks again
 
 
@@ -81,7 +88,10 @@ def _chosen(job: Job, collected: collect.Collected, measured: Callable[[], Measu
         method = _UNMEASURED if job.method == choose.AUTO else job.method
         return choose.chosen(collected, method, _unasked)
     by = measured()
-    return choose.chosen(collected, job.method, by.sqnr_of, quick_of=by.quick_of, trials=by.trials)
+    effort = choose.Effort(by.samples, _QUICK if by.quick_of else 0)
+    steps = job.stages.steps("choose", effort.most(by.trials))
+    effort = effort._replace(add=steps.add)
+    return choose.chosen(collected, job.method, by.sqnr_of, quick_of=by.quick_of, trials=by.trials, effort=effort)
 
 
 def _unasked(_ranges: Mapping[str, Range]) -> float:
@@ -194,7 +204,7 @@ def measure(model: models.Model, placed: placement.Placement, collected: collect
         return gate.worst_sqnr_db(answers.runner_for(ranges), references[:most], model.outputs)
 
     quick_of = functools.partial(sqnr_of, most=_QUICK) if len(references) > _QUICK + 1 else None
-    return Measures(sqnr_of, quick_of, trials)
+    return Measures(sqnr_of, quick_of, trials, held)
 
 
 class _Answers:

@@ -69,8 +69,45 @@ def ranges_by_method(histograms: Histograms, method: str, swapped: Mapping[str, 
     return found
 
 
+class Effort(NamedTuple):
+    """What a search costs, in runs of one sample.
+
+    Attributes:
+        full: of one measurement on all held-out samples.
+        quick: of one on the first few; 0 where none is made.
+        add: told how many runs were made, or turned out not to be needed.
+    """
+
+    full: int = 0
+    quick: int = 0
+    add: Callable[[int], None] = lambda _runs: None
+
+    def most(self, trials: int) -> int:
+        """Gives the most runs that a search with so many trials takes."""
+        return (len(thresholds.METHODS) + trials) * (self.full + self.quick)
+
+    def counted(self, measure: Measure, runs: int) -> Measure:
+        """Gives `measure`, which counts `runs` each time."""
+
+        def measured_db(ranges: Mapping[str, Range]) -> float:
+            found_db = measure(ranges)
+            self.add(runs)
+            return found_db
+
+        return measured_db
+
+
+_UNTOLD = Effort()
+
+
 def chosen(
-    collected: Collected, method: str, sqnr_of: Measure, *, quick_of: Measure | None = None, trials: int = TRIALS
+    collected: Collected,
+    method: str,
+    sqnr_of: Measure,
+    *,
+    quick_of: Measure | None = None,
+    trials: int = TRIALS,
+    effort: Effort = _UNTOLD,
 ) -> Choice:
     """Gives the ranges by `method`; ``auto`` takes what has the highest SQNR on the held-out samples.
 
@@ -86,24 +123,34 @@ def chosen(
             boxes and scores are apart, see `gate.worst_sqnr_db`.
         quick_of: the same on the first few of them, at a part of the cost: what fails there is not measured on all.
         trials: how many tensors are tried; a bound in seconds would make two builds differ.
+        effort: who is told how far it is, and what a measurement counts.
     """
     total = collected.histograms()
     if method != AUTO:
         return Choice(method, ranges_by_method(total, method), {}, base=method)
+    sqnr_of = effort.counted(sqnr_of, effort.full)
+    quick_of = effort.counted(quick_of, effort.quick) if quick_of else None
     by_method = {name: ranges_by_method(collected.fitted, name) for name in thresholds.METHODS}
     quick = {name: (quick_of or sqnr_of)(found) for name, found in by_method.items()}
     near = [name for name in quick if quick[name] >= max(quick.values()) - BEHIND_DB]
     measured = quick | ({name: sqnr_of(by_method[name]) for name in near} if quick_of else {})
+    if quick_of:
+        effort.add((len(quick) - len(near)) * effort.full)
     base = max(near, key=lambda name: measured[name])
     best_db, quick_db, current, swapped = measured[base], quick[base], dict(by_method[base]), dict[str, str]()
     failed = 0
-    for tensor, other in _disagreements(by_method, measured, base)[:trials]:
+    pairs = _disagreements(by_method, measured, base)[:trials]
+    effort.add((trials - len(pairs)) * (effort.full + effort.quick))
+    for tensor, other in pairs:
         if failed == PATIENCE:
             break
         failed += 1
         tried = current | {tensor: by_method[other][tensor]}
         tried_db = quick_of(tried) if quick_of else math.inf
-        if tried_db < quick_db + GAIN_DB or (sqnr_db := sqnr_of(tried)) < best_db + GAIN_DB:
+        if tried_db < quick_db + GAIN_DB:
+            effort.add(effort.full)
+            continue
+        if (sqnr_db := sqnr_of(tried)) < best_db + GAIN_DB:
             continue
         best_db, quick_db, current, failed = sqnr_db, tried_db, tried, 0
         swapped[tensor] = other

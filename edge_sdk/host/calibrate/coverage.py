@@ -1,6 +1,6 @@
 """Whether more calibration data would help: how ranges and error moved while samples came in."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from edge_sdk.host.calibrate import choose
@@ -34,13 +34,16 @@ class Point(NamedTuple):
     sqnr_db: float | None
 
 
-def curve(collected: Collected, choice: Choice, sqnr_of: Measure | None) -> tuple[Point, ...]:
+def curve(
+    collected: Collected, choice: Choice, sqnr_of: Measure | None, *, on_points: Callable[[int], None] | None = None
+) -> tuple[Point, ...]:
     """Gives the points of the coverage curve, the last one of all samples; empty if there were too few for any.
 
     Args:
         collected: with the marks of the pass.
         choice: whose methods are applied to each mark.
         sqnr_of: measures ranges on the held-out samples; None leaves the error out.
+        on_points: told how many points are there, each time.
     """
     if not collected.marks:
         return ()
@@ -54,6 +57,8 @@ def curve(collected: Collected, choice: Choice, sqnr_of: Measure | None) -> tupl
         sqnr_db = choice.best_db if is_known else sqnr_of(ranges) if sqnr_of else None
         moved = sum(change > MOVED for change in changes) / len(changes)
         points.append(Point(mark.samples, round(moved, 4), round(max(changes), 4), sqnr_db))
+        if on_points:
+            on_points(len(points))
     return tuple(points)
 
 
