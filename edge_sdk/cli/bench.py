@@ -65,7 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
     meter = BoardMeter(arguments.root)
     plan = Plan(arguments.seconds, soak_s=arguments.soak, idle_s=arguments.idle)
     try:
-        found = benching.bench(checked, choice, plan=plan, meter=meter, progress=show.Progress(), **options)
+        with show.Progress() as progress:
+            found = benching.bench(checked, choice, plan=plan, meter=meter, progress=progress, **options)
     finally:
         meter.close()
     here = machine.read_machine(arguments.root)

@@ -133,43 +133,45 @@ def run(arguments: argparse.Namespace) -> int:
 def _finished(arguments: argparse.Namespace, host: away.Host, shapes: dict[str, ShapeRange]) -> Finished:
     bundle = arguments.output
     try:
-        return away.compile_bundle_on(
-            bundle, host, compiler=FINISHER, shapes=shapes, progress=show.Progress(), dla_core=arguments.dla
-        )
+        with show.Progress() as progress:
+            return away.compile_bundle_on(
+                bundle, host, compiler=FINISHER, shapes=shapes, progress=progress, dla_core=arguments.dla
+            )
     except (errors.EdgeError, KeyboardInterrupt):
         show.say(f"edge-sdk: {bundle} is built; `edge-sdk compile {bundle} --on {host.target}` finishes it later")
         raise
 
 
 def _built(arguments: argparse.Namespace, shapes: dict[str, ShapeRange] | None) -> BuildResult:
-    return builder.build_bundle(
-        arguments.model,
-        arguments.output,
-        calibration=arguments.calibration,
-        evaluation=arguments.evaluate,
-        max_drop=arguments.max_drop,
-        metric=arguments.metric,
-        train=arguments.train,
-        target=arguments.target,
-        bench=arguments.bench,
-        method=arguments.method,
-        precision=arguments.precision,
-        preprocess=read_preprocess(arguments.preprocess) if arguments.preprocess else None,
-        classes=read_classes(arguments.classes) if arguments.classes else (),
-        name=arguments.name,
-        version=arguments.version,
-        counter=arguments.counter,
-        seed=arguments.seed,
-        min_samples=arguments.min_samples,
-        allow=arguments.allow,
-        ranges=arguments.ranges,
-        save_ranges=arguments.save_ranges,
-        resume=arguments.resume,
-        keep_layout=arguments.keep_layout,
-        shapes=shapes,
-        force=arguments.force,
-        progress=show.Progress(),
-    )
+    with show.Progress() as progress:
+        return builder.build_bundle(
+            arguments.model,
+            arguments.output,
+            calibration=arguments.calibration,
+            evaluation=arguments.evaluate,
+            max_drop=arguments.max_drop,
+            metric=arguments.metric,
+            train=arguments.train,
+            target=arguments.target,
+            bench=arguments.bench,
+            method=arguments.method,
+            precision=arguments.precision,
+            preprocess=read_preprocess(arguments.preprocess) if arguments.preprocess else None,
+            classes=read_classes(arguments.classes) if arguments.classes else (),
+            name=arguments.name,
+            version=arguments.version,
+            counter=arguments.counter,
+            seed=arguments.seed,
+            min_samples=arguments.min_samples,
+            allow=arguments.allow,
+            ranges=arguments.ranges,
+            save_ranges=arguments.save_ranges,
+            resume=arguments.resume,
+            keep_layout=arguments.keep_layout,
+            shapes=shapes,
+            force=arguments.force,
+            progress=progress,
+        )
 
 
 def read_preprocess(file: Path) -> dict[str, Preprocess]:

@@ -23,15 +23,16 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.max_drop is not None and not arguments.max_drop >= 0:
         raise errors.UsageError(f"--max-drop is {arguments.max_drop}; expected 0 or more, in points of the metric")
     evaluate.find_own_modules()
-    found = evaluation.compared(
-        arguments.first,
-        arguments.second,
-        arguments.data,
-        metric=arguments.metric,
-        max_drop=arguments.max_drop,
-        backend=arguments.backend,
-        progress=show.Progress(),
-    )
+    with show.Progress() as progress:
+        found = evaluation.compared(
+            arguments.first,
+            arguments.second,
+            arguments.data,
+            metric=arguments.metric,
+            max_drop=arguments.max_drop,
+            backend=arguments.backend,
+            progress=progress,
+        )
     evaluate.print_evaluation(found, as_json=arguments.json)
     return 0 if found.passed else 1
 

@@ -1,6 +1,7 @@
 """``edge-sdk compile``: finishes a bundle's engine for this machine, or for another one on it."""
 
 import argparse
+import functools
 import os
 import signal
 import sys
@@ -95,11 +96,12 @@ def finished_text(bundle: Path, finished: Finished, *, on: str | None) -> str:
 
 def _finished(arguments: argparse.Namespace) -> Finished:
     shapes = dict(map(parse_shape, arguments.shape))
-    host, progress = elsewhere.host_from_arguments(arguments), show.Progress()
-    path, compiler, dla_core = arguments.bundle, arguments.backend, arguments.dla
-    if host is None:
-        return finish.compile_bundle(path, compiler=compiler, shapes=shapes, progress=progress, dla_core=dla_core)
-    return away.compile_bundle_on(path, host, compiler=compiler, shapes=shapes, progress=progress, dla_core=dla_core)
+    host = elsewhere.host_from_arguments(arguments)
+    compiled = finish.compile_bundle if host is None else functools.partial(away.compile_bundle_on, host=host)
+    with show.Progress() as progress:
+        return compiled(
+            arguments.bundle, compiler=arguments.backend, shapes=shapes, progress=progress, dla_core=arguments.dla
+        )
 
 
 def _serve() -> NoReturn:

@@ -83,7 +83,8 @@ def run(arguments: argparse.Namespace) -> int:
     spec = parse_input(arguments.input) if arguments.input else _spec_from_data(arguments.data)
     train, classes = read_examples(arguments.data, spec, rules, classes=())
     evaluate, _ = read_examples(arguments.evaluate, spec, rules, classes=classes)
-    made = recipe.compressed(net, train, evaluate, settings, spec=spec, teacher=teacher, progress=show.Progress())
+    with show.Progress() as progress:
+        made = recipe.compressed(net, train, evaluate, settings, spec=spec, teacher=teacher, progress=progress)
     export.save(made.content, arguments.output)
     if arguments.json:
         show.print_json({"source": arguments.source, "output": str(arguments.output), "report": made.report})

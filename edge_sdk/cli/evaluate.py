@@ -39,13 +39,14 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Prints the evaluation."""
     find_own_modules()
-    found = evaluation.evaluated(
-        arguments.bundle,
-        arguments.data,
-        metric=arguments.metric,
-        backend=arguments.backend,
-        progress=show.Progress(),
-    )
+    with show.Progress() as progress:
+        found = evaluation.evaluated(
+            arguments.bundle,
+            arguments.data,
+            metric=arguments.metric,
+            backend=arguments.backend,
+            progress=progress,
+        )
     print_evaluation(found, as_json=arguments.json)
     return 0
 

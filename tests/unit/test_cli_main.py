@@ -1,6 +1,5 @@
 """The frame of the command line: help, exit codes, one-line errors, settings files."""
 
-import os
 import subprocess
 import sys
 
@@ -8,7 +7,7 @@ import msgspec
 import pytest
 
 from edge_sdk import errors
-from edge_sdk.cli import main, settings_file, show
+from edge_sdk.cli import main, settings_file
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -91,22 +90,3 @@ def test_bad_settings_name_the_key_and_the_file(tmp_path, text, says):
 def test_an_absent_settings_file_is_named(tmp_path):
     with pytest.raises(errors.SettingsError, match=r"none\.toml"):
         settings_file.read_settings(tmp_path / "none.toml", Settings)
-
-
-def test_progress_is_silent_where_stderr_is_no_terminal(capsys):
-    progress = show.Progress()
-    progress("calibrate", 1, 2)
-    progress("calibrate", 2, 2)
-    assert capsys.readouterr().err == ""
-
-
-def test_progress_on_a_terminal_ends_its_line_and_shows_the_time_left():
-    leader, follower = os.openpty()
-    code = "from edge_sdk.cli import show\np = show.Progress()\np('calibrate', 1, 4)\np('calibrate', 4, 4)\n"
-    done = subprocess.run([sys.executable, "-c", code], stderr=follower, timeout=60)
-    os.close(follower)
-    shown = os.read(leader, 65536).decode()
-    os.close(leader)
-    assert done.returncode == 0
-    assert "s left" in shown
-    assert shown.rstrip(" ").endswith("\n")
