@@ -18,7 +18,7 @@ from edge_sdk.engines.protocol import Tensors
 from edge_sdk.host import checking, correcting, cpu_form, figures, gating, profiles, quantizing, ranging, rescue
 from edge_sdk.host.calibrate import choose, inspect, rangefile, samples
 from edge_sdk.host.calibrate import data as datasets
-from edge_sdk.host.convert import source
+from edge_sdk.host.convert import onnx_shapes, source
 from edge_sdk.host.convert.limits import Limits
 from edge_sdk.host.graph import clean, macs, placement
 from edge_sdk.host.graph import model as models
@@ -261,8 +261,12 @@ def _scanned(job: Job, data: Opened) -> Scan:
 def _folded(job: Job, data: Opened, scan: Scan) -> Graph:
     with job.stages("fold"):
         is_folded = data.converted.is_cleaned
-        model = clean.cleaned(data.model, scan.probe, is_folded=is_folded)
-        costs = macs.costs_by_node(model, scan.probe, data.converted.path if is_folded else None)
+        try:
+            model = clean.cleaned(data.model, scan.probe, is_folded=is_folded)
+            costs = macs.costs_by_node(model, scan.probe, data.converted.path if is_folded else None)
+        except errors.EngineError:
+            onnx_shapes.check_not_empty(data.model.proto, {name: values.shape for name, values in scan.probe.items()})
+            raise
         return Graph(model, placement.placement_from_model(model), costs)
 
 

@@ -53,6 +53,23 @@ def residual(*, classes=10, opset=17):
     return graph(nodes, weights, {"image": ["N", 1, 8, 8]}, {"logits": ["N", classes]}, opset=opset)
 
 
+def cut(start, end, *, axis, batch="N"):
+    """Two convolutions, and between them the node ``cut`` that leaves `start` to `end` of an axis."""
+    nodes = [
+        node("Conv", ["image", "w1"], ["c1"], "first", pads=[1] * 4),
+        node("Relu", ["c1"], ["r1"], "first_relu"),
+        node("Slice", ["r1", "start", "end", "axis"], ["part"], "cut"),
+        node("Conv", ["part", "w2"], ["c2"], "second", pads=[1] * 4),
+        node("Relu", ["c2"], ["r2"], "second_relu"),
+        node("GlobalAveragePool", ["r2"], ["pooled"], "pool"),
+        node("Flatten", ["pooled"], ["flat"], "flatten"),
+        node("Gemm", ["flat", "w3"], ["logits"], "head", transB=1),
+    ]
+    places = [constant(name, np.array([value])) for name, value in (("start", start), ("end", end), ("axis", axis))]
+    weights = [weight("w1", 16, 1, 3, 3), weight("w2", 16, 16, 3, 3), weight("w3", 10, 16), *places]
+    return graph(nodes, weights, {"image": [batch, 1, 8, 8]}, {"logits": [batch, 10]})
+
+
 def with_free_sides(model):
     """The model with free height and width of its first input."""
     for axis, name in ((2, "H"), (3, "W")):

@@ -157,6 +157,11 @@ def test_a_weight_of_no_size_stays_in_float(work):
     assert "of_nothing" in {entry.node for entry in made.pinned}
 
 
+def test_a_node_that_leaves_nothing_of_the_data_is_named(work):
+    refused(work, hg.with_free_sides(hg.cut(8, 99, axis=2)), "Slice node 'cut'", r"\[1, 16, 0, 8\]", "larger inputs")
+    assert built(work, hg.with_free_sides(hg.cut(4, 99, axis=2))).precision == "int8"  # the control
+
+
 def second_layer(of):
     """Two convolutions, and between them the operator `of`."""
     nodes = [

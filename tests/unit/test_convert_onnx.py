@@ -346,6 +346,15 @@ def test_a_model_that_can_not_run_on_its_own_shapes(tmp_path, work):
     refused(hg.save(model, tmp_path / "m.onnx"), work, "does not run|cannot load", "impossible")
 
 
+@pytest.mark.parametrize("batch", [1, "N"])
+@pytest.mark.parametrize(("axis", "shape"), [(1, r"\[1, 0, 8, 8\]"), (2, r"\[1, 16, 0, 8\]")])
+def test_a_node_that_leaves_nothing_is_named(tmp_path, work, batch, axis, shape):
+    words = ("Slice node 'cut'", f"shape {shape}", "expected 1 or more on each axis", "export the model")
+    refused(hg.save(hg.cut(5, 5, axis=axis, batch=batch), tmp_path / "m.onnx"), work, *words)
+    sound = hg.cut(0, 16, axis=axis, batch=batch)  # the control
+    assert onnx_from_source(hg.save(sound, tmp_path / "m.onnx"), workdir=work).is_cleaned
+
+
 def test_a_graph_that_computes_for_hours_ends_at_its_limit(tmp_path, work):
     nodes = [hg.node("Expand", ["x", "shape"], ["m0"], "expand")]
     nodes += [hg.node("MatMul", [f"m{i}", f"m{i}"], [f"m{i + 1}"], f"product_{i}") for i in range(2000)]

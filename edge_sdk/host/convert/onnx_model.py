@@ -10,7 +10,7 @@ import onnx.version_converter
 
 from edge_sdk import errors
 from edge_sdk.engines import ort
-from edge_sdk.host.convert import onnx_checks, onnx_file, probe
+from edge_sdk.host.convert import onnx_checks, onnx_file, onnx_shapes, probe
 from edge_sdk.host.convert.jobs import Job, Made
 from edge_sdk.numerics import closeness
 from edge_sdk.records.tensors import TensorSpec
@@ -64,7 +64,7 @@ def _improved(
 
     `is_whole` where the source is one file.
     """
-    before = probe.reference(ort.runner_from_model(job.source, is_brief=True), specs, job)
+    before = _reference(job, proto, specs)
     source = job.source if is_whole and not _is_to_change(proto, opset) else None
     plain = _plain(proto)
     notes = []
@@ -78,6 +78,25 @@ def _improved(
     if cleaned is needed:
         _write(needed, Path(job.target))
     return Made(origin=origin, notes=tuple(notes), is_cleaned=cleaned is not needed)
+
+
+def _reference(job: Job, proto: onnx.ModelProto, specs: tuple[TensorSpec, ...]) -> probe.Reference:
+    """Gives what the model answers; where it does not run, the message has its own nodes' names."""
+    try:
+        before = probe.reference(ort.runner_from_model(job.source, is_brief=True), specs, job)
+    except (errors.ModelError, errors.EngineError):
+        _check_not_empty(proto, specs)
+        probe.reference(ort.runner_from_model(job.source, is_optimized=True), specs, job)  # says the same of its nodes
+        raise
+    if not before.feeds:
+        _check_not_empty(proto, specs)
+    return before
+
+
+def _check_not_empty(proto: onnx.ModelProto, specs: tuple[TensorSpec, ...]) -> None:
+    """Looks for what holds nothing where no more than the batch is free; else that hangs on the data's shapes."""
+    if not any(None in spec.shape[1:] for spec in specs):
+        onnx_shapes.check_not_empty(proto, {spec.name: tuple(axis or 1 for axis in spec.shape) for spec in specs})
 
 
 def _kept_large(proto: onnx.ModelProto, origin: str, opset: int, target: Path) -> Made:
