@@ -126,6 +126,28 @@ def test_dead_ends_go_and_keep_nothing_from_being_folded(tmp_path, work):
     assert_same_answers(tmp_path / "m.onnx", done.path, image=np.ones((3, 1, 8, 8), np.float32))
 
 
+@pytest.mark.parametrize("opset", [11, 17])
+def test_nodes_that_share_a_name_get_their_own_and_are_told(tmp_path, work, opset):
+    model = simple(
+        [
+            hg.node("MatMul", ["x", "w"], ["m"], "layer"),
+            hg.node("Relu", ["m"], ["r"], "layer_2"),
+            hg.node("MatMul", ["r", "w"], ["n"], "layer"),
+            hg.node("Neg", ["n"], ["o"]),
+            hg.node("Abs", ["o"], ["y"]),
+        ],
+        hg.weight("w", 16, 16),
+        opset=opset,
+    )
+    made = converted(model, tmp_path, work)
+    assert "nodes that shared a name were renamed: another 'layer' is 'layer_3'" in made.notes
+    assert [path.name for path in work.iterdir()] == ["model.onnx"]
+    model.graph.node[2].name = "other"  # the control
+    other = hg.save(model, tmp_path / "other.onnx")
+    assert_same_answers(other, made.path, x=np.random.default_rng(0).normal(size=(2, 16)).astype(np.float32))
+    assert "renamed" not in str(converted(model, tmp_path, work).notes)
+
+
 def test_what_only_a_branch_needs_is_no_dead_end(tmp_path, work):
     def branch(name, operator):
         value = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)

@@ -1,7 +1,9 @@
 """The task that every model goes through last: an ONNX file of strangers to one that the builder can trust."""
 
+import itertools
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import onnx.inliner
@@ -20,6 +22,9 @@ RAISED_BELOW = 13
 
 RAISED_TO = 17
 """What they are raised to: the newest that TensorRT 8.6 reads in full."""
+
+_SHOWN = 3
+"""Renamed nodes that a note tells of."""
 
 _CONVERTER_ERRORS = (RuntimeError, ValueError, IndexError, onnx.version_converter.ConvertError)
 
@@ -41,6 +46,7 @@ def accepted(job: Job) -> Made:
     stored = onnx_file.stored_tensors(proto, path)
     onnx_file.check_standard(path)
     onnx_checks.check_weights(proto, path)
+    notes = _renamed(proto.graph)
     target = Path(job.target)
     is_large = path.stat().st_size + sum(item.length for item in stored) > job.inline_bytes
     if is_large:
@@ -49,12 +55,16 @@ def accepted(job: Job) -> Made:
         onnx_file.take_in(stored)
     if job.keep_quantized:
         _write(proto, target)
-        return Made(origin=origin)
-    return (
+        return Made(origin=origin, notes=notes)
+    if notes and not is_large:
+        job = msgspec.structs.replace(job, source=str(target.with_name("renamed.onnx")))
+        _write(proto, Path(job.source))
+    made = (
         _kept_large(proto, origin, opset, target)
         if is_large
-        else _improved(job, proto, specs, origin, opset, is_whole=not stored)
+        else _improved(job, proto, specs, origin, opset, is_whole=bool(notes) or not stored)
     )
+    return msgspec.structs.replace(made, notes=notes + made.notes)
 
 
 def _improved(
@@ -78,6 +88,24 @@ def _improved(
     if cleaned is needed:
         _write(needed, Path(job.target))
     return Made(origin=origin, notes=tuple(notes), is_cleaned=cleaned is not needed)
+
+
+def _renamed(graph: onnx.GraphProto) -> tuple[str, ...]:
+    """Gives nodes names of their own, in place, where several share one, and says so: ONNX Runtime refuses those."""
+    taken = {node.name for node in graph.node}
+    seen: set[str] = set()
+    changes = []
+    for node in graph.node:
+        if node.name in seen:
+            name = next(new for number in itertools.count(2) if (new := f"{node.name}_{number}") not in taken)
+            changes.append(f"{node.name!r} is {name!r}")
+            node.name = name
+            taken.add(name)
+        elif node.name:
+            seen.add(node.name)
+    rest = f" and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
+    text = f"nodes that shared a name were renamed: another {', another '.join(changes[:_SHOWN])}{rest}"
+    return (text,) if changes else ()
 
 
 def _reference(job: Job, proto: onnx.ModelProto, specs: tuple[TensorSpec, ...]) -> probe.Reference:
