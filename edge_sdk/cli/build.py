@@ -229,6 +229,7 @@ def result_text(built: BuildResult) -> str:
     if built.agreement != built.int8_value:
         rows["agreement"] = f"{built.agreement:.2%} of the samples get the same answer"
     lines = [f"built {built.bundle}", *(f"  {name:<16} {text}" for name, text in rows.items())]
+    lines += [f"  warning          {caution}" for caution in built.warnings]
     if built.reason and not (built.worth_it and built.reason in built.worth_it.reason):
         lines.append(f"  why              {built.reason}")
     if built.worth_it:

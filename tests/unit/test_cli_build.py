@@ -1,5 +1,6 @@
 """build, inspect, verify and infer from the command line: exit codes, JSON on stdout, nothing written by a refusal."""
 
+import html
 import json
 
 import host_graphs as hg
@@ -61,6 +62,44 @@ def test_build_tells_people_the_same(work, capsys):
     text = capsys.readouterr().out
     for word in ("int8", "top-1", "agreement", "digest", "report.html"):
         assert word in text
+
+
+def evaluate_on(count):
+    """Leaves `count` evaluation samples."""
+    with np.load("evaluation.npz") as data:
+        kept = {name: values[:count] for name, values in data.items()}
+    np.savez("evaluation.npz", **kept)
+
+
+def page_of(work):
+    return html.unescape((work / "net.edge" / "report.html").read_text())
+
+
+def test_one_evaluation_sample_passes_with_the_report_s_warning_on_the_terminal_and_in_json(work, capsys):
+    evaluate_on(1)
+    assert main.run(command("--method", "max", "--json")) == 0
+    (warning,) = said(capsys)["warnings"]
+    assert warning.startswith("With 1 sample the true loss may be up to ")
+    assert warning.endswith(" points, more than the 50 allowed; more evaluation samples would tell.")
+    assert warning in page_of(work)
+    assert main.run(command("--method", "max", "--force")) == 0
+    assert f"  warning          {warning}\n" in capsys.readouterr().out
+
+
+def test_a_metric_whose_interval_one_sample_can_t_tell_warns_too(work, capsys):
+    evaluate_on(1)
+    assert main.run(command("--method", "max", "--metric", "signal", "--json")) == 0
+    built = said(capsys)
+    assert built["drop_high"] <= 50
+    (warning,) = built["warnings"]
+    assert warning.startswith("1 sample can't tell how far evaluation samples differ")
+    assert warning in page_of(work)
+
+
+def test_enough_evaluation_samples_give_no_warning(work, capsys):
+    assert main.run(command("--method", "max", "--metric", "signal")) == 0
+    assert "warning" not in capsys.readouterr().out
+    assert "class='warning'" not in page_of(work)
 
 
 def test_the_gate_s_no_is_exit_code_one(work, capsys):

@@ -10,6 +10,9 @@ _SHOWN = 12
 _HARMLESS_DB = 20
 """A layer this far below the worst has a hundredth of its noise: its bar is empty."""
 
+_FEW = 10
+"""With fewer evaluation samples an interval drawn from them is too narrow: of one sample it has no width at all."""
+
 _ANSWERS = {"yes": "good", "no": "bad"}
 
 
@@ -45,20 +48,29 @@ def refused(report: Report) -> str:
     return f"<h2>What was refused</h2>{reason}{table(('', verdict.metric, '95 % interval'), rows)}"
 
 
-def warnings(report: Report) -> str:
-    """Gives what makes the figures less sure than they look."""
+def cautions(report: Report) -> tuple[str, ...]:
+    """Gives what makes the figures less sure than they look, a sentence each."""
     verdict = report.verdict
+    samples = f"{verdict.samples} sample{'' if verdict.samples == 1 else 's'}"
     found = []
     if verdict.drop_high is not None and verdict.passed and verdict.drop_high > verdict.max_drop:
         found.append(
-            f"With {verdict.samples} samples the true loss may be up to {verdict.drop_high:.2f} points, more than the "
+            f"With {samples} the true loss may be up to {verdict.drop_high:.2f} points, more than the "
             f"{verdict.max_drop:g} allowed; more evaluation samples would tell."
+        )
+    elif verdict.samples < _FEW and report.precision != "float":
+        found.append(
+            f"{samples} can't tell how far evaluation samples differ, so that the true loss may be outside of its "
+            f"interval; give {_FEW} at least."
         )
     if report.precision == "fp16":
         found.append("FP16 was judged on a CPU: results rounded to it, sums in float. A device may sum in FP16, too.")
-    if not found:
-        return ""
-    return "".join(f"<p class='warning'>{text(one)}</p>" for one in found)
+    return tuple(found)
+
+
+def warnings(report: Report) -> str:
+    """Gives the cautions."""
+    return "".join(f"<p class='warning'>{text(one)}</p>" for one in cautions(report))
 
 
 def sensitivity(report: Report) -> str:

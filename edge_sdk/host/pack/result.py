@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 
+from edge_sdk.host.pack import decision
 from edge_sdk.host.pack.report import Coverage, CpuForm, Report, Sensitivity
 from edge_sdk.records.bundle import CompilerReport, Correction, Pinned, WorthIt
 from edge_sdk.wire.bundles import Bundle
@@ -42,6 +43,7 @@ class BuildResult(msgspec.Struct, frozen=True, kw_only=True):
         seconds: wall time of each stage.
         peak_rss_bytes: of the largest of this process and its children so far.
         origin: what the model was made from.
+        warnings: what makes the figures less sure than they look, a sentence each; report.html has the same.
         notes: what was changed on the way to ONNX, and what was found of the data and not refused.
         coverage: whether more calibration data would help.
         cpu: the INT8 model for ONNX Runtime's integer kernels; None where the bundle is not INT8.
@@ -75,6 +77,7 @@ class BuildResult(msgspec.Struct, frozen=True, kw_only=True):
     seconds: dict[str, float]
     peak_rss_bytes: int
     origin: str
+    warnings: tuple[str, ...]
     notes: tuple[str, ...]
     coverage: Coverage
     cpu: CpuForm | None
@@ -114,6 +117,7 @@ def result_from_report(
         seconds=seconds,
         peak_rss_bytes=peak_rss_bytes(),
         origin=figures.origin,
+        warnings=decision.cautions(figures),
         notes=figures.conversion + figures.notes,
         coverage=figures.coverage,
         cpu=figures.cpu,
