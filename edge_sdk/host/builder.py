@@ -165,7 +165,8 @@ def _with_check(job: Job, data: Opened, scan: Scan, progress: Progress | None) -
 def _built(job: Job, data: Opened, scan: Scan, graph: Graph) -> BuildResult:
     remarks = checking.preparation_notes(job, data, graph)
     reason = _reason_against_int8(job, graph)
-    ranged = None if reason else ranging.ranged(job, data, scan, graph)
+    with checking.naming_node(graph.model, data.calibration):
+        ranged = None if reason else ranging.ranged(job, data, scan, graph)
     if ranged is not None:
         fixed = correcting.corrected(job, data, graph, ranged.choice, ranged.collected)
         int8 = quantizing.int8_from_choice(
@@ -178,10 +179,12 @@ def _built(job: Job, data: Opened, scan: Scan, graph: Graph) -> BuildResult:
             corrections=fixed.tried,
         )
         gatekeeper = gating.Gate(job, data, scan, graph)  # not before: its session holds the weights once more
-        judged = cpu_form.with_cpu_form(gatekeeper, rescue.judged(gatekeeper, int8, noise=fixed.noise))
+        with checking.naming_node(graph.model, data.evaluation):
+            judged = cpu_form.with_cpu_form(gatekeeper, rescue.judged(gatekeeper, int8, noise=fixed.noise))
     else:
         gatekeeper = gating.Gate(job, data, scan, graph)
-        judged = rescue.judged(gatekeeper, None, reason=reason)
+        with checking.naming_node(graph.model, data.evaluation):
+            judged = rescue.judged(gatekeeper, None, reason=reason)
     remarks += checking.fit_notes(gatekeeper, scan, judged.judgement)
     remarks += profiles.notes(job.shapes_of_data) if judged.compiler.ok else ()
     del gatekeeper  # its session holds the weights once more
@@ -262,8 +265,9 @@ def _folded(job: Job, data: Opened, scan: Scan) -> Graph:
     with job.stages("fold"):
         is_folded = data.converted.is_cleaned
         try:
-            model = clean.cleaned(data.model, scan.probe, is_folded=is_folded)
-            costs = macs.costs_by_node(model, scan.probe, data.converted.path if is_folded else None)
+            with checking.naming_node(data.model, data.evaluation):
+                model = clean.cleaned(data.model, scan.probe, is_folded=is_folded)
+                costs = macs.costs_by_node(model, scan.probe, data.converted.path if is_folded else None)
         except errors.EngineError:
             onnx_shapes.check_not_empty(data.model.proto, {name: values.shape for name, values in scan.probe.items()})
             raise

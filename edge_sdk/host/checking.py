@@ -1,11 +1,14 @@
-"""What labelled data says about model and preprocessing, apart from INT8: mistakes, over- and underfitting."""
+"""What data says about model and preprocessing, apart from INT8: mistakes, over- and underfitting, NaN and infinity."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from edge_sdk import errors
 from edge_sdk.engines import ort
 from edge_sdk.host.calibrate import samples
 from edge_sdk.host.gating import Gate
+from edge_sdk.host.graph import finite
+from edge_sdk.host.graph import model as models
 from edge_sdk.host.job import Graph, Job, Opened, Scan
 from edge_sdk.host.judge import fit, gate, pairs, preparation
 
@@ -27,6 +30,33 @@ def preparation_notes(job: Job, data: Opened, graph: Graph) -> tuple[str, ...]:
             batches = list(_labelled(data.evaluation.batches(), step))
         found = preparation.finding(run, outputs[0].name, batches, job.preprocess)
         return tuple(filter(None, [preparation.check_far(found)]))
+
+
+@contextmanager
+def naming_node(model: models.Model, data: samples.Data) -> Iterator[None]:
+    """Adds to a ModelError from inside the node that makes the first NaN or infinity of `data`, where one does."""
+    try:
+        yield
+    except errors.ModelError as error:
+        name = _first_not_finite(model, data)
+        if not name:
+            raise
+        raise errors.ModelError(
+            f"{error}. The first node that makes it of finite values is {name}: see what it divides by, takes the "
+            "logarithm or root of, or lets grow too large"
+        ) from error
+
+
+def _first_not_finite(model: models.Model, data: samples.Data) -> str:
+    try:
+        find = finite.finder(model)
+        for batch in data.batches():
+            for row in range(len(batch.digests)):
+                if name := find({key: values[row : row + 1] for key, values in batch.feeds.items()}):
+                    return name
+    except errors.EdgeError:
+        return ""  # it can't be run with every tensor as an output; what was wrong is told anyway
+    return ""
 
 
 def fit_notes(gatekeeper: Gate, scan: Scan, judgement: gate.Judgement) -> tuple[str, ...]:

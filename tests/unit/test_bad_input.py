@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import host_graphs as hg
 import numpy as np
@@ -179,8 +180,43 @@ def second_layer(of):
 
 
 def test_activations_that_are_not_finite_are_named(work):
-    refused(work, second_layer("Log"), "'logits'|'odd'", "NaN or infinite", "preprocessing")
+    words = ("'logits'|'odd'", "NaN or infinite", "preprocessing", "first node that makes it .* is Log node 'odd'")
+    refused(work, second_layer("Log"), *words)
     assert built(work, second_layer("Sqrt")).precision == "int8"  # the control: the same net with a sound operator
+
+
+def with_reciprocal():
+    """A network that takes an infinite mask in its stride, and adds the largest reciprocal of a pixel to its answers."""
+    model = second_layer("Sqrt")
+    first = [
+        hg.node("Reciprocal", ["image"], ["inverse"], "inverse"),
+        hg.node("Less", ["inverse", "nothing"], ["is_low"], "compare"),
+        hg.node("Where", ["is_low", "mask", "inverse"], ["masked"], "hide"),
+        hg.node("Max", ["masked", "nothing"], ["light"], "light"),
+        hg.node("GlobalMaxPool", ["inverse"], ["largest"], "largest"),
+        hg.node("Flatten", ["largest"], ["offset"], "offset"),
+    ]
+    rest = list(model.graph.node)
+    rest[0].input[0], rest[-1].output[0] = "light", "scores"
+    del model.graph.node[:]
+    model.graph.node.extend([*first, *rest, hg.node("Add", ["scores", "offset"], ["logits"], "answer")])
+    constants = [hg.constant("nothing", np.float32([1])), hg.constant("mask", np.float32([-np.inf]))]
+    model.graph.initializer.extend(constants)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("name", "seed", "precision"), [("calibration", 1, "int8"), ("evaluation", 2, "int8"), ("evaluation", 2, "float")]
+)
+def test_the_first_node_that_fails_on_a_later_sample_is_named(work, name, seed, precision):
+    for one, number in (("calibration", 1), ("evaluation", 2)):
+        np.savez(work / f"{one}.npz", image=np.maximum(hg.pixels(40, number), 1))
+    assert built(work, with_reciprocal(), precision=precision).precision == precision  # the control
+    shutil.rmtree(work / "net.edge")
+    images = np.maximum(hg.pixels(40, seed), 1)
+    images[20, 0, 3, 3] = 0
+    np.savez(work / f"{name}.npz", image=images)
+    refused(work, with_reciprocal(), "NaN or infinite", "is Reciprocal node 'inverse'", precision=precision)
 
 
 @pytest.mark.parametrize("labels", [np.arange(40) % 12, np.arange(40) - 1], ids=["12 classes", "below 0"])
