@@ -4,7 +4,7 @@ Equalisation of neighbouring layers, bias correction, and the layers with the mo
 as long as they are a small share of the arithmetic.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -61,7 +61,7 @@ class Corrected(NamedTuple):
         collected: histograms of the calibration data.
         tried: in order.
         shifts: what is added to the bias of each layer in INT8.
-        noise: by layer, what INT8 does to its own output; see `layerwise.Layerwise`. Empty where nothing asked for it.
+        noise: by layer, what INT8 does to its own output; see `layerwise.Layerwise`.
     """
 
     base: models.Model
@@ -76,22 +76,26 @@ class Corrected(NamedTuple):
 def corrected(job: Job, data: Opened, graph: Graph, choice: choose.Choice, collected: collect.Collected) -> Corrected:
     """Gives the model to quantise after whatever helped, or as it was.
 
-    Something is tried only where INT8 is worse than GOOD_DB, and where samples were held out to measure on.
+    Something is tried only where INT8 is worse than GOOD_DB, and where samples were held out to measure on. The layers
+    are ranked in any case.
     """
     plain = Corrected(graph.model, graph.placed, choice, collected)
     with job.stages("correct"):
         if not collected.held_feeds or (choice.best_db or 0.0) >= GOOD_DB:
-            return plain
+            return plain._replace(noise=_measured(plain, data, job.stages.steps("correct", layerwise.SAMPLES)).noise)
         references = collected.references(_HELD)
-        most = _Most(len(references), len(collected.digests))
+        chains = equalise.chains(graph.model, graph.placed)
+        most = _Most(len(references), len(collected.digests), has_chains=bool(chains))
         steps = job.stages.steps("correct", most.all)
         trials = _Trials(graph, references, plain, steps)
-        if trials.best_db < GOOD_DB:
-            trials.take(_equalised(data, plain, steps))
-            steps.reach(most.equalised)
-            found = _measured(trials.best, data, steps)
-            steps.reach(most.measured)
-            trials.best = trials.best._replace(noise=found.noise)
+        is_good = trials.best_db >= GOOD_DB
+        if not is_good:
+            trials.take(_equalised(data, plain, chains, steps))
+        steps.reach(most.equalised)
+        found = _measured(trials.best, data, steps)
+        steps.reach(most.measured)
+        trials.best = trials.best._replace(noise=found.noise)
+        if not is_good:
             if trials.best_db < FLOAT_BELOW_DB:
                 trials.take(_in_float(trials.best, graph), gain_db=FLOAT_GAIN_DB)
             steps.reach(most.in_float)
@@ -105,15 +109,17 @@ class _Most(NamedTuple):
     Attributes:
         held: samples that each trial is measured on.
         samples: of the calibration data.
+        has_chains: whether there is anything to equalise.
     """
 
     held: int
     samples: int
+    has_chains: bool
 
     @property
     def equalised(self) -> int:
         """As it was, and equalised: peaks, ranges anew and its trial."""
-        return 2 * self.held + SAMPLES + self.samples
+        return self.held + (SAMPLES + self.samples + self.held if self.has_chains else 0)
 
     @property
     def measured(self) -> int:
@@ -146,25 +152,43 @@ class _Trials:
         self._steps = steps
         self._outputs = graph.model.outputs
         self.best = plain
-        self.best_db = self._sqnr_db(plain)
+        self._parts_db = self._measured_db(plain)
+
+    @property
+    def best_db(self) -> float:
+        """SQNR of the best's worst part."""
+        return min(self._parts_db)
 
     def take(self, tried: Corrected | None, *, gain_db: float = GAIN_DB) -> None:
         """Takes a trial for the best where it gains enough; None passes."""
         if tried is None:
             return
-        after_db = self._sqnr_db(tried)
-        is_kept = after_db >= self.best_db + gain_db
+        after_db = self._measured_db(tried)
+        is_kept = gains(self._parts_db, after_db, gain_db)
         entry = tried.tried[-1]
-        entry = Correction(entry.name, entry.layers, self.best_db, after_db, is_kept)
+        entry = Correction(entry.name, entry.layers, self.best_db, min(after_db), is_kept)
         record = (*self.best.tried, entry)
         if is_kept:
-            self.best, self.best_db = tried, after_db
+            self.best, self._parts_db = tried, after_db
         self.best = self.best._replace(tried=record)
 
-    def _sqnr_db(self, one: Corrected) -> float:
+    def _measured_db(self, one: Corrected) -> tuple[float, ...]:
         content = quantizing.variant_bytes(one.base, one.placed, one.choice.ranges, one.shifts)
         run = self._steps.counted(ort.runner_from_model(content, is_simulated=True, is_frugal=True))
-        return gate.worst_sqnr_db(run, self._references, self._outputs)
+        return gate.part_sqnrs_db(run, self._references, self._outputs)
+
+
+def gains(before_db: Sequence[float], after_db: Sequence[float], least_db: float) -> bool:
+    """Says whether a change is worth it: the worst part gains, or it loses nothing and the parts gain on average.
+
+    A detector's boxes may gain much by what its scores hardly notice.
+
+    >>> gains([20.0, 30.0], [20.3, 29.0], 0.2), gains([20.0, 30.0], [20.1, 31.0], 0.2), gains([20.0], [20.1], 0.2)
+    (True, True, False)
+    """
+    worst = min(after_db) - min(before_db)
+    mean = (sum(after_db) - sum(before_db)) / len(before_db)
+    return worst >= least_db or (worst >= 0 and mean >= least_db)
 
 
 def _tried(name: str, layers: int) -> tuple[Correction, ...]:
@@ -210,9 +234,8 @@ def _in_float(plain: Corrected, graph: Graph) -> Corrected | None:
     return plain._replace(placed=plain.placed.without(pins), tried=_tried("noisiest layers in float", len(pins)))
 
 
-def _equalised(data: Opened, plain: Corrected, steps: Steps) -> Corrected | None:
-    """Gives the model with the tensors of its chains equalised and calibrated anew; None where it has no chain."""
-    found = equalise.chains(plain.base, plain.placed)
+def _equalised(data: Opened, plain: Corrected, found: tuple[equalise.Chain, ...], steps: Steps) -> Corrected | None:
+    """Gives the model with the tensors of the chains equalised and calibrated anew; None where nothing changes."""
     if not found:
         return None
     tensors = [chain.tensor for chain in found]

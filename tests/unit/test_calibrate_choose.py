@@ -72,7 +72,8 @@ def test_the_same_measurements_give_the_same_choice():
 
 
 def test_a_method_far_behind_on_the_first_samples_is_not_measured_on_the_others():
-    first = dict(zip(BY_METHOD, (20.0, 30.0, 28.0, 29.0, 26.9), strict=True))
+    near, far = 30 - choose.BEHIND_DB, 29.9 - choose.BEHIND_DB
+    first = dict(zip(BY_METHOD, (far - 5, 30.0, near, 29.0, far), strict=True))
     whole = dict(zip(["percentile", "percentile-99.99", "mse"], (25.0, 27.0, 26.0), strict=True))
     quick, full = iter(first.values()), iter(whole.values())
     choice = choose.chosen(HELD, "auto", lambda _: next(full), quick_of=lambda _: next(quick), trials=0)

@@ -73,4 +73,19 @@ def test_a_layer_that_is_much_of_the_arithmetic_stays_in_int8_while_the_budget_h
 
 def test_without_noise_nothing_is_tried(build):
     built = build(net(size=1.0))
-    assert (built.pinned, built.corrections, built.sensitivity) == ((), (), ())
+    assert (built.pinned, built.corrections) == ((), ())
+    assert {one.node for one in built.sensitivity} == {"large1", "large2", "suspect", "stem", "head"}  # ranked still
+    assert min(one.sqnr_db for one in built.sensitivity) > 30
+
+
+@pytest.mark.parametrize(("activation", "has_chains"), [("Relu", True), ("Elu", False)])
+def test_a_net_with_nothing_to_equalise_is_not_said_to_need_a_pass_for_it(build, activation, has_chains):
+    proto = net(size=100.0)
+    for node in proto.graph.node:
+        node.op_type = activation if node.op_type == "Relu" else node.op_type
+    seen = []
+    built = build(proto, progress=lambda *step: seen.append(step))
+    assert built.corrections
+    assert has_chains == any("equalisation" in one.name for one in built.corrections)
+    (total,) = {total for stage, done, total in seen if stage == "correct" and (done, total) != (0, 1)}
+    assert has_chains == (total > built.calibration_samples)

@@ -93,7 +93,14 @@ def worst_sqnr_db(run: Run, references: Iterable[tuple[Tensors, Tensors]], outpu
 
     An output is one part, but for a detector's: its boxes and scores are parts of their own; see `pairs.parts`.
     """
-    return min(scores.sqnr_db(power, noise) for power, noise in _sums(run, references, outputs, pairs.parts))
+    return min(part_sqnrs_db(run, references, outputs))
+
+
+def part_sqnrs_db(
+    run: Run, references: Iterable[tuple[Tensors, Tensors]], outputs: tuple[TensorSpec, ...]
+) -> tuple[float, ...]:
+    """Gives the SQNR of each part of each output, of which `worst_sqnr_db` is the least; always in the same order."""
+    return tuple(scores.sqnr_db(power, noise) for power, noise in _sums(run, references, outputs, pairs.parts))
 
 
 def worst_output_sqnr_db(

@@ -27,7 +27,7 @@ class OutputFigures(msgspec.Struct, frozen=True):
 class Layer(msgspec.Struct, frozen=True):
     """One weighted layer: its precision, its share of the multiply-accumulates, and its SQNR in INT8.
 
-    `sqnr_db` is None where no ranking was needed.
+    `sqnr_db` is None of a layer that was never in INT8.
     """
 
     node: str
