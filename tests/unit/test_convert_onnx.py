@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 from edge_sdk import errors
 from edge_sdk.engines import ort
-from edge_sdk.host.convert import sandbox
+from edge_sdk.host.convert import onnx_shapes, sandbox
 from edge_sdk.host.convert.jobs import Job
 from edge_sdk.host.convert.limits import Limits
 from edge_sdk.host.convert.source import onnx_from_source
@@ -375,6 +375,13 @@ def test_a_node_that_leaves_nothing_is_named(tmp_path, work, batch, axis, shape)
     refused(hg.save(hg.cut(5, 5, axis=axis, batch=batch), tmp_path / "m.onnx"), work, *words)
     sound = hg.cut(0, 16, axis=axis, batch=batch)  # the control
     assert onnx_from_source(hg.save(sound, tmp_path / "m.onnx"), workdir=work).is_cleaned
+
+
+def test_constants_that_hold_nothing_on_purpose_are_not_blamed():
+    nodes = [hg.node("Identity", ["empty"], ["region"], "same"), hg.node("Neg", ["x"], ["y"], "minus")]
+    onnx_shapes.check_not_empty(simple(nodes, hg.weight("empty", 0)), {"x": (1, 16)})
+    with pytest.raises(errors.ModelError, match="Slice node 'cut'"):  # the control
+        onnx_shapes.check_not_empty(hg.cut(5, 5, axis=1), {"image": (1, 1, 8, 8)})
 
 
 def test_a_graph_that_computes_for_hours_ends_at_its_limit(tmp_path, work):

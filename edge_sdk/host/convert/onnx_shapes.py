@@ -11,6 +11,9 @@ from edge_sdk import errors
 from edge_sdk.host.convert import onnx_checks
 
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
+_CONSTANTS = ("Constant", "ConstantOfShape")
+"""What may hold nothing on purpose, such as the region of a Resize that uses none."""
+
 _SMALL_VALUES = 256
 """Constants up to this size may say where something is cut; of larger ones only the shape matters."""
 
@@ -27,8 +30,9 @@ def check_not_empty(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]
     """
     inferred = _inferred(proto, shapes)
     sizes = {value.name: _sizes(value) for value in (*inferred.graph.value_info, *inferred.graph.output)}
+    sizes |= {tensor.name: tuple(tensor.dims) for tensor in proto.graph.initializer}
     for node in proto.graph.node:
-        if node.op_type == "Constant" or any(0 in sizes.get(name, ()) for name in node.input):
+        if node.op_type in _CONSTANTS or any(0 in sizes.get(name, ()) for name in node.input):
             continue
         for size in (sizes[name] for name in node.output if 0 in sizes.get(name, ())):
             taken = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
