@@ -165,7 +165,7 @@ def _with_check(job: Job, data: Opened, scan: Scan, progress: Progress | None) -
 def _built(job: Job, data: Opened, scan: Scan, graph: Graph) -> BuildResult:
     remarks = checking.preparation_notes(job, data, graph)
     reason = _reason_against_int8(job, graph)
-    with checking.naming_node(graph.model, data.calibration):
+    with checking.naming_node(graph.model, data.calibration, is_inside=True):
         ranged = None if reason else ranging.ranged(job, data, scan, graph)
     if ranged is not None:
         fixed = correcting.corrected(job, data, graph, ranged.choice, ranged.collected)

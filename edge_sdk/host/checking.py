@@ -33,12 +33,15 @@ def preparation_notes(job: Job, data: Opened, graph: Graph) -> tuple[str, ...]:
 
 
 @contextmanager
-def naming_node(model: models.Model, data: samples.Data) -> Iterator[None]:
-    """Adds to a ModelError from inside the node that makes the first NaN or infinity of `data`, where one does."""
+def naming_node(model: models.Model, data: samples.Data, *, is_inside: bool = False) -> Iterator[None]:
+    """Adds to a ModelError from inside the node that makes the first NaN or infinity of `data`, where one does.
+
+    `is_inside` where tensors on the way are looked at, and not the outputs alone.
+    """
     try:
         yield
     except errors.ModelError as error:
-        name = _first_not_finite(model, data)
+        name = _first_not_finite(model, data, is_inside=is_inside)
         if not name:
             raise
         raise errors.ModelError(
@@ -47,9 +50,9 @@ def naming_node(model: models.Model, data: samples.Data) -> Iterator[None]:
         ) from error
 
 
-def _first_not_finite(model: models.Model, data: samples.Data) -> str:
+def _first_not_finite(model: models.Model, data: samples.Data, *, is_inside: bool) -> str:
     try:
-        find = finite.finder(model)
+        find = finite.finder(model, is_inside=is_inside)
         for batch in data.batches():
             for row in range(len(batch.digests)):
                 if name := find({key: values[row : row + 1] for key, values in batch.feeds.items()}):

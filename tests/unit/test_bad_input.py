@@ -13,6 +13,8 @@ from onnx import TensorProto, helper
 from edge_sdk import errors
 from edge_sdk.engines import compilers
 from edge_sdk.host import builder
+from edge_sdk.host.graph import finite
+from edge_sdk.host.graph import model as models
 from edge_sdk.records.bundle import Preprocess
 
 IMAGE, LOGITS = {"image": ["N", 1, 8, 8]}, {"logits": ["N", 10]}
@@ -203,6 +205,16 @@ def with_reciprocal():
     constants = [hg.constant("nothing", np.float32([1])), hg.constant("mask", np.float32([-np.inf]))]
     model.graph.initializer.extend(constants)
     return model
+
+
+def test_infinity_that_reaches_no_output_is_blamed_only_where_it_is_looked_for():
+    nodes = [hg.node("Log", ["x"], ["l"], "log"), hg.node("Max", ["l", "zero"], ["y"], "most")]
+    proto = hg.graph(nodes, [hg.constant("zero", np.float32([0]))], {"x": [1, 2]}, {"y": [1, 2]})
+    model = models.model_from_proto(proto, 17)
+    dark = {"x": np.float32([[0, 1]])}
+    assert finite.finder(model)(dark) == ""
+    assert finite.finder(model, is_inside=True)(dark) == "Log node 'log'"
+    assert finite.finder(model, is_inside=True)({"x": np.float32([[1, 1]])}) == ""
 
 
 @pytest.mark.parametrize(

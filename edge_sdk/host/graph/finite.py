@@ -15,10 +15,14 @@ Find = Callable[[Mapping[str, NDArray[Any]]], str]
 """Names the first node that makes NaN or infinity of finite values on some inputs; empty where none does."""
 
 
-def finder(model: models.Model) -> Find:
+def finder(model: models.Model, *, is_inside: bool = False) -> Find:
     """Gives what looks for the node; it keeps every tensor of a run, so give it one sample at a time.
 
     Constants may be infinite (masks of attention are); what is computed from one is not blamed.
+
+    Args:
+        model: that gave NaN or infinity.
+        is_inside: an infinite tensor on the way counts too; else nothing is blamed where every output is finite.
 
     Raises:
         ModelError: the model can't be loaded. What is given raises EngineError when it can't be run.
@@ -36,6 +40,8 @@ def finder(model: models.Model) -> Find:
                 values[name] = onnx.numpy_helper.to_array(weights[name])
             return not name or _is_finite(values[name])
 
+        if not is_inside and all(is_sound(spec.name) for spec in model.outputs):
+            return ""
         for node in graph.node:
             if node.op_type != "Constant" and not all(map(is_sound, node.output)) and all(map(is_sound, node.input)):
                 return models.node_text(node)
