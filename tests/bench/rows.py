@@ -89,21 +89,31 @@ def main(
     if add_options:
         add_options(parser)
     arguments = parser.parse_args()
-    rows = []
-    for row in measure(arguments) if add_options else measure():
-        rows.append(row)
-        print(
-            f"{'ok  ' if row.ok else 'MISS'} {row.figure}: {row.value} (floor {row.floor}, ratio {row.ratio}, bar {row.bar})",
-            file=sys.stderr,
-            flush=True,
-        )
-    document = {
-        "machine": machine(),
-        "date": dt.date.today().isoformat(),
-        "rows": [{**row.document(), "date": dt.date.today().isoformat()} for row in rows],
-    }
+    rows: list[Row] = []
+    try:
+        for row in measure(arguments) if add_options else measure():
+            rows.append(row)
+            print(
+                f"{'ok  ' if row.ok else 'MISS'} {row.figure}: {row.value} "
+                f"(floor {row.floor}, ratio {row.ratio}, bar {row.bar})",
+                file=sys.stderr,
+                flush=True,
+            )
+    except BaseException:
+        if arguments.save:  # what was measured before the fault took its time
+            save(LAST / f"{name}.json", _document(rows), is_part=True)
+        raise
+    document = _document(rows)
     if arguments.json:
         print(json.dumps(document, indent=2))
     if arguments.save:
         save(LAST / f"{name}.json", document, is_part=is_part(parser, arguments))
     return 0 if all(row.ok for row in rows) else 1
+
+
+def _document(rows: list[Row]) -> dict:
+    return {
+        "machine": machine(),
+        "date": dt.date.today().isoformat(),
+        "rows": [{**row.document(), "date": dt.date.today().isoformat()} for row in rows],
+    }

@@ -20,6 +20,8 @@ def spreads(entry):
     graph = clean.cleaned(read, singles[0].feeds)
     placed = placement.placement_from_model(graph)
     run = observed.Observed(graph, placed.tensors).run
+    if read.inputs[0].shape[0] == 1:
+        run = _by_row(run)
 
     def histograms(batches):
         return collect.collected(run, placed.tensors, batches).histograms()
@@ -34,6 +36,17 @@ def spreads(entry):
     }
     first = histograms(singles)
     return {way: max(_spread(first, found, method) for method in thresholds.METHODS) for way, found in ways.items()}
+
+
+def _by_row(run):
+    """Runs a model of batch 1 on several samples."""
+
+    def run_each(feeds):
+        count = len(next(iter(feeds.values())))
+        parts = [run({name: values[row : row + 1] for name, values in feeds.items()}) for row in range(count)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    return run_each
 
 
 def _split(batch):
