@@ -21,10 +21,6 @@ from edge_sdk.host.judge import gate, sensitivity
 from edge_sdk.numerics import ranges
 from edge_sdk.records.bundle import Correction, Pinned
 
-GOOD_DB = 28.0
-"""From here on what is left comes from rounding, which no step mends, and none is worth its time: what held-out samples
-gained at 31 and 37 dB, 10,000 tests did not."""
-
 GAIN_DB = 0.2
 """Less on the held-out samples is chance."""
 
@@ -76,19 +72,19 @@ class Corrected(NamedTuple):
 def corrected(job: Job, data: Opened, graph: Graph, choice: choose.Choice, collected: collect.Collected) -> Corrected:
     """Gives the model to quantise after whatever helped, or as it was.
 
-    Something is tried only where INT8 is worse than GOOD_DB, and where samples were held out to measure on. The layers
-    are ranked in any case.
+    Something is tried only where INT8 is worse than `choose.GOOD_DB`, and where samples were held out to measure on.
+    The layers are ranked in any case.
     """
     plain = Corrected(graph.model, graph.placed, choice, collected)
     with job.stages("correct"):
-        if not collected.held_feeds or (choice.best_db or 0.0) >= GOOD_DB:
+        if not collected.held_feeds or (choice.best_db or 0.0) >= choose.GOOD_DB:
             return plain._replace(noise=_measured(plain, data, job.stages.steps("correct", layerwise.SAMPLES)).noise)
         references = collected.references(_HELD)
         chains = equalise.chains(graph.model, graph.placed)
         most = _Most(len(references), len(collected.digests), has_chains=bool(chains))
         steps = job.stages.steps("correct", most.all)
         trials = _Trials(graph, references, plain, steps)
-        is_good = trials.best_db >= GOOD_DB
+        is_good = trials.best_db >= choose.GOOD_DB
         if not is_good:
             trials.take(_equalised(data, plain, chains, steps))
         steps.reach(most.equalised)

@@ -63,8 +63,15 @@ def test_trials_are_bounded():
 def test_so_many_trials_in_a_row_without_a_gain_are_the_last(monkeypatch, patience):
     monkeypatch.setattr(choose, "PATIENCE", patience)
     asked = []
-    choose.chosen(HELD, "auto", lambda ranges: asked.append(ranges) or 30.0)
+    choose.chosen(HELD, "auto", lambda ranges: asked.append(ranges) or 20.0)
     assert len(asked) == len(choose.thresholds.METHODS) + patience
+
+
+def test_where_a_method_does_well_no_single_tensor_is_tried():
+    asked = []
+    choice = choose.chosen(HELD, "auto", lambda ranges: asked.append(ranges) or choose.GOOD_DB)
+    assert len(asked) == len(choose.thresholds.METHODS)
+    assert choice.swapped == {}
 
 
 def test_the_same_measurements_give_the_same_choice():
@@ -83,7 +90,7 @@ def test_a_method_far_behind_on_the_first_samples_is_not_measured_on_the_others(
 
 def test_a_trial_that_fails_on_the_first_samples_is_not_measured_on_the_others():
     on_all, on_first = [], []
-    choose.chosen(HELD, "auto", lambda r: on_all.append(r) or 30.0, quick_of=lambda r: on_first.append(r) or 30.0)
+    choose.chosen(HELD, "auto", lambda r: on_all.append(r) or 20.0, quick_of=lambda r: on_first.append(r) or 20.0)
     assert len(on_all) == len(BY_METHOD)
     assert len(BY_METHOD) < len(on_first) <= len(BY_METHOD) + choose.PATIENCE
 
