@@ -18,7 +18,6 @@ from edge_sdk.host import builder
 from edge_sdk.host.calibrate import inspect, rangefile
 from edge_sdk.host.convert import source
 from edge_sdk.host.judge import metrics, targets
-from edge_sdk.host.pack import bundle as packing
 from edge_sdk.host.pack.result import BuildResult
 from edge_sdk.numerics import thresholds
 from edge_sdk.records.bundle import Preprocess
@@ -104,7 +103,6 @@ def run(arguments: argparse.Namespace) -> int:
     shapes = dict(map(compiling.parse_shape, arguments.shape))
     if arguments.dla is not None and arguments.dla < 0:
         raise errors.UsageError(f"--dla {arguments.dla} is no accelerator; they are counted from 0")
-    packing.check_counter(arguments.counter)
     if host is not None:
         away.check_host(host, compiler=FINISHER, dla_core=arguments.dla)  # before the long work
     elif arguments.dla is not None:

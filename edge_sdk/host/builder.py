@@ -204,6 +204,7 @@ def _check_job(job: Job) -> None:
     choose.check_method(job.method)
     inspect.check_allowed(job.allowed)
     packing.check_names(job.name, job.version)
+    packing.check_counter(job.counter)
     bundles.check_target(job.target, replace=job.force)
 
 

@@ -254,6 +254,12 @@ def test_wrong_arguments_are_refused_before_the_long_work(work, kind, options, w
     refused(work, kind, *words, **options, progress=None, check=None)
 
 
+def test_a_counter_that_no_manifest_holds_is_refused_before_any_stage(work):
+    begun = []
+    refused(work, errors.UsageError, "counter -1", "0 or more", counter=-1, progress=lambda *step: begun.append(step))
+    assert begun == []
+
+
 @pytest.mark.parametrize(
     ("name", "arrays", "word"),
     [

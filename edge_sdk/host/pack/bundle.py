@@ -79,9 +79,8 @@ def packed(target: Path, artefacts: Artefacts, *, replace: bool) -> bundles.Bund
     """Writes the bundle: all of it or nothing; the same artefacts give the same digest.
 
     Raises:
-        UsageError: the counter is below 0, or something that may not be replaced is at `target`.
+        UsageError: something that may not be replaced is at `target`.
     """
-    check_counter(artefacts.counter)
     files: dict[str, bytes | Path] = {
         **_float_files(artefacts.float_model),
         bundles.CALIBRATION: bundles.canonical_bytes(artefacts.calibration),
